@@ -1,0 +1,42 @@
+// How a kernel is written and launched, for nvcc and for the emulation of tests/emulation alike.
+//
+// A .cu file includes this and nothing else of CUDA. LSFAST_LAUNCH(kernel, grid, block, shared_bytes, stream, args...)
+// launches and returns null, or the text of the launch error. Dynamic shared memory is reached through
+// LSFAST_DYNAMIC_SHARED(type, name); static shared memory is written `__shared__ type name[count];` as always.
+#pragma once
+
+#include <cstdint>
+
+#if defined(LSFAST_EMULATION)
+#include "emulation.h"
+#else
+#include <cuda_runtime.h>
+
+namespace lsfast {
+inline const char* launch_error() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+}  // namespace lsfast
+
+#define LSFAST_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                           \
+  (kernel<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__), \
+   ::lsfast::launch_error())
+
+#define LSFAST_DYNAMIC_SHARED(type, name)                        \
+  extern __shared__ __align__(16) unsigned char lsfast_shared[]; \
+  type* name = reinterpret_cast<type*>(lsfast_shared)
+#endif
+
+namespace lsfast {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// Blocks for `items` with `per_block` each, at most `limit`: kernels stride over what is left.
+inline unsigned grid_size(int64_t items, int64_t per_block, int64_t limit = 1 << 20) {
+  const int64_t blocks = (items + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < 1 ? 1 : (blocks < limit ? blocks : limit));
+}
+
+}  // namespace lsfast

@@ -1,0 +1,396 @@
+"""The loss as a function of parameters over data: what every room is given.
+
+An `Objective` fixes a model, a loss and data, and answers for any parameters: the loss, its gradient, products with its
+curvature, its values at many points. It never changes the model: parameters, buffers, gradients, train/eval mode and
+the state of the random number generators are as before, also after an exception.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lsfast import checks
+from lsfast.data import batches, call_arguments, check_data, check_device, denominator_of, tensors_in
+from lsfast.program.autograd import Linearization, batch_gradient
+from lsfast.program.points import parameter_points
+
+Metric = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Values of an objective at g points.
+
+    Attributes
+    ----------
+    values
+        [g] float64, the loss at each point (NaN and Inf are kept as they come).
+    metrics
+        name -> [g] float64, the mean over the data of each metric asked for.
+    """
+
+    values: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Objective:
+    r"""The loss of a model over data, as a function of n parameters.
+
+    .. math:: L(\theta) = \sum_b c_b \ell_b(\theta) / \sum_b c_b + \tfrac{w}{2} |\theta|^2
+
+    with :math:`\ell_b` the loss of batch b and :math:`c_b` the number of targets it is a mean over (mean); for
+    `reduction="sum"` the batches are added. The value does not depend on how the data is split into batches.
+
+    Parameters
+    ----------
+    model
+        Any module. Its train/eval mode is respected; batch norm in train mode uses batch statistics and does not update
+        its running ones; dropout in train mode is refused.
+    loss_fn
+        ``loss_fn(outputs, targets)``, a scalar.
+    data
+        ``(inputs, targets)``, or anything that yields such pairs each time it is iterated (a list, a DataLoader).
+        inputs: a tensor, a tuple (positional arguments) or a dict (keyword arguments).
+    params
+        None: all parameters that require grad; or name patterns such as ``"encoder.*.weight"``.
+    reduction
+        What `loss_fn` does over a batch, ``"mean"`` or ``"sum"``.
+    count
+        ``count(inputs, targets)``: what a batch's mean is divided by. By default the loss module's own denominator
+        (``ignore_index``, class weights), else the rows of the targets.
+    output
+        Picks the tensor the loss is given from what the model returns.
+    weight_decay
+        The factor w above.
+    engine
+        ``"autograd"``: products by composing ``torch.func`` transforms.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work, if a pattern matches nothing, a chosen parameter does not require grad, parameters differ in
+        dtype or device, the data can be iterated only once, or the loss of the first batch is not a finite scalar.
+
+    Examples
+    --------
+    >>> objective = lsfast.Objective(model, torch.nn.CrossEntropyLoss(), (images, labels))
+    >>> objective.loss()
+    tensor(2.3026, dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        data: Any,
+        params: str | Sequence[str] | None = None,
+        reduction: str = "mean",
+        count: Callable[[Any, Any], Any] | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        weight_decay: float = 0.0,
+        engine: str = "autograd",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"Objective: model must be a torch.nn.Module, got {type(model).__name__}")
+        for name, value in (("loss_fn", loss_fn), ("count", count), ("output", output)):
+            if not callable(value) and (name == "loss_fn" or value is not None):
+                raise TypeError(f"Objective: {name} must be callable, got {type(value).__name__}")
+        checks.one_of("Objective", "reduction", reduction, ("mean", "sum"))
+        checks.one_of("Objective", "engine", engine, ("autograd",))
+        own = getattr(loss_fn, "reduction", reduction)
+        if own != reduction:
+            raise ValueError(f"Objective: reduction must be that of loss_fn, {own!r}, got {reduction!r}")
+        if not 0.0 <= weight_decay < float("inf"):
+            raise ValueError(f"Objective: weight_decay must be a finite number >= 0, got {weight_decay}")
+        check_data(data)
+        _refuse_active_dropout(model)
+
+        self.model, self.loss_fn, self.data = model, loss_fn, data
+        self.reduction, self.output, self.weight_decay, self.engine = reduction, output, float(weight_decay), engine
+        self._count = count or denominator_of(loss_fn)
+        self.names = _select(model, params)
+        named = dict(model.named_parameters())
+        chosen = [named[name] for name in self.names]
+        self.shapes = [parameter.shape for parameter in chosen]
+        self.n = sum(parameter.numel() for parameter in chosen)
+        self.dtype, self.device = _common(self.names, chosen)
+        self._at: Tensor | None = None
+        self._check_first_batch()
+
+    # -- parameters ---------------------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> Tensor:
+        """The parameters as one vector [n], a copy."""
+        if self._at is not None:
+            return self._at.clone()
+        named = dict(self.model.named_parameters())
+        return torch.cat([named[name].detach().reshape(-1) for name in self.names])
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return the parts of a vector [n] by parameter name, as views in the parameters' shapes."""
+        if not isinstance(vector, Tensor) or vector.shape != (self.n,):
+            got = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
+            raise ValueError(f"unflatten: vector must have shape [{self.n}], got {got}")
+        parts = vector.split([shape.numel() for shape in self.shapes])
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Return the vector [n] of parameters given by name, the inverse of `unflatten`."""
+        missing = [name for name in self.names if name not in named]
+        if missing:
+            raise ValueError(f"flatten: named must hold every parameter, missing {missing[0]!r}")
+        return torch.cat([named[name].reshape(-1) for name in self.names])
+
+    def at(self, parameters: Tensor) -> Objective:
+        """Return the same objective at other parameters [n]; the model keeps its own.
+
+        Examples
+        --------
+        >>> objective.at(0.9 * objective.parameters).loss()
+        """
+        checks.like("at", "parameters", parameters, self.dtype, self.device)
+        if parameters.shape != (self.n,):
+            raise ValueError(f"at: parameters must have shape [{self.n}], got {list(parameters.shape)}")
+        moved = copy.copy(self)
+        moved._at = parameters.detach().clone()
+        return moved
+
+    # -- values and derivatives ---------------------------------------------------------------------------------------
+
+    def loss(self) -> Tensor:
+        """Return the loss, 0-dim float64.
+
+        Raises
+        ------
+        ValueError
+            If it is not finite at some batch.
+        """
+        evaluation = self.evaluate(points=self.parameters[None])
+        if not torch.isfinite(evaluation.values[0]):
+            raise ValueError(f"loss: the loss must be finite, got {float(evaluation.values[0])}")
+        return evaluation.values[0]
+
+    def gradient(self) -> Tensor:
+        """Return the gradient of the loss [n].
+
+        Raises
+        ------
+        ValueError
+            If it is not finite.
+        """
+        parameters = self.parameters
+        total = self.over_batches(lambda inputs, targets: batch_gradient(self, parameters, inputs, targets))
+        if not torch.isfinite(total).all():
+            raise ValueError("gradient: the gradient must be finite, got NaN or Inf in it")
+        return total.add_(parameters, alpha=self.weight_decay)
+
+    def linearize(self) -> Linearization:
+        """Return the products with the derivatives of this objective at its parameters."""
+        return Linearization(self)
+
+    def evaluate(
+        self,
+        origin: Tensor | None = None,
+        directions: Tensor | None = None,
+        coordinates: Tensor | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        points: Tensor | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Evaluation:
+        """Evaluate the loss at g points: origin + coordinates [g, d] @ directions [d, n], or at `points` [g, n].
+
+        Parameters
+        ----------
+        origin
+            [n]; None: this objective's parameters.
+        directions, coordinates
+            [d, n] and [g, d].
+        metrics
+            name -> ``metric(outputs, targets)``, a mean over the batch, averaged over batches by their rows.
+        points
+            [g, n], in place of the three above.
+        progress
+            Called with 1 after each point of each batch.
+        """
+        if (points is None) == (directions is None or coordinates is None):
+            raise ValueError("evaluate: give either points, or both directions and coordinates")
+        if points is None:
+            assert directions is not None
+            assert coordinates is not None
+            start = self.parameters if origin is None else origin
+            chunks = self._points_in_chunks(start, directions, coordinates)
+        else:
+            chunks = iter([points])
+        found = [self._evaluate_chunk(chunk, dict(metrics or {}), progress) for chunk in chunks]
+        values = torch.cat([torch.empty(0, dtype=torch.float64, device=self.device), *(value for value, _ in found)])
+        names = metrics or {}
+        return Evaluation(values, {name: torch.cat([at_chunk[name] for _, at_chunk in found]) for name in names})
+
+    # -- what the engines stand on ------------------------------------------------------------------------------------
+
+    def outputs(self, parameters: Mapping[str, Tensor], inputs: Any) -> Any:
+        """Return what the loss is given: the model's output at parameters by name."""
+        arguments, keywords = call_arguments(inputs)
+        result = functional_call(self.model, dict(parameters), arguments, keywords)
+        return result if self.output is None else self.output(result)
+
+    def batch_loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the loss of one batch, a scalar."""
+        value = self.loss_fn(outputs, targets)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"Objective: loss_fn must return a scalar tensor, got {got}")
+        return value.reshape(())
+
+    def over_batches(self, term: Callable[[Any, Any], Tensor]) -> Tensor:
+        """Return the combination of ``term(inputs, targets)`` over batches that the loss is of its batches' losses."""
+        total: Tensor | None = None
+        counted = 0.0
+        with self.undisturbed():
+            for inputs, targets in batches(self.data):
+                count = self._counted(inputs, targets)
+                if count > 0.0:
+                    value = term(inputs, targets)
+                    total = value.mul(count) if total is None else total.add_(value, alpha=count)
+                counted += count
+        return self._divided(total, counted)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Leave the model and the random number generators as they were found."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        saved = _detach_running_statistics(self.model)
+        try:
+            with torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            for module, buffers in saved:
+                module._buffers.update(buffers)
+
+    def _counted(self, inputs: Any, targets: Any) -> float:
+        if self.reduction == "sum":
+            return 1.0
+        count = float(self._count(inputs, targets))
+        if not count >= 0.0:
+            raise ValueError(f"Objective: count must be a number >= 0, got {count}")
+        return count
+
+    def _divided(self, total: Tensor | None, counted: float) -> Tensor:
+        if total is None:
+            raise ValueError("Objective: data must count more than zero targets, got none")
+        return total if self.reduction == "sum" else total.div_(counted)
+
+    def _evaluate_chunk(
+        self, points: Tensor, metrics: dict[str, Metric], progress: Callable[[int], object] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics at points [g, n]; each batch is read once for all of them."""
+        named = [self.unflatten(point) for point in points]
+        sums = {name: torch.zeros(len(points), dtype=torch.float64, device=self.device) for name in metrics}
+        rows = 0
+
+        def losses(inputs: Any, targets: Any) -> Tensor:
+            nonlocal rows
+            count = next(tensors_in(targets)).shape[0] if metrics else 0
+            rows += count
+            values = []
+            for index, parameters in enumerate(named):
+                outputs = self.outputs(parameters, inputs)
+                values.append(self.batch_loss(outputs, targets).double())
+                for name, metric in metrics.items():
+                    sums[name][index] += count * torch.as_tensor(metric(outputs, targets)).double()
+                if progress is not None:
+                    progress(1)
+            return torch.stack(values)
+
+        with torch.no_grad():
+            values = self.over_batches(losses)
+            if self.weight_decay:
+                values += 0.5 * self.weight_decay * points.double().square().sum(1)
+        return values, {name: total / rows for name, total in sums.items()}
+
+    def _points_in_chunks(self, origin: Tensor, directions: Tensor, coordinates: Tensor) -> Iterator[Tensor]:
+        columns_of = (("directions", directions, self.n), ("coordinates", coordinates, len(directions)))
+        for name, tensor, columns in columns_of:
+            checks.like("evaluate", name, tensor, self.dtype, self.device)
+            if tensor.dim() != 2 or tensor.shape[1] != columns:
+                raise ValueError(f"evaluate: {name} must have shape [.., {columns}], got {list(tensor.shape)}")
+        size = max(1, _POINTS_BYTES // (self.n * self.dtype.itemsize))
+        # One buffer for all chunks: fresh memory costs several times the arithmetic.
+        buffer = origin.new_empty(min(size, len(coordinates)), self.n)
+        for chunk in coordinates.detach().split(size):
+            yield parameter_points(origin.detach(), directions.detach(), chunk, out=buffer[: len(chunk)])
+
+    def _check_first_batch(self) -> None:
+        with self.undisturbed(), torch.no_grad():
+            first = next(batches(self.data), None)
+            if first is None:
+                raise ValueError("Objective: data must hold at least one batch, got none")
+            inputs, targets = first
+            check_device("inputs", inputs, self.device)
+            check_device("targets", targets, self.device)
+            if any(tensor.numel() == 0 for tensor in tensors_in(inputs)):
+                raise ValueError("Objective: inputs must not be empty, got a batch of no elements")
+            outputs = self.outputs(self.unflatten(self.parameters), inputs)
+            value = self.batch_loss(outputs, targets)
+        if not value.dtype.is_floating_point or not torch.isfinite(value):
+            raise ValueError(f"Objective: the loss must be a finite floating-point number, got {value.item()}")
+
+
+_POINTS_BYTES = 64 * 2**20  # of parameter sets formed at once by `evaluate`
+
+
+def _select(model: nn.Module, params: str | Sequence[str] | None) -> list[str]:
+    named = dict(model.named_parameters())
+    if params is None:
+        chosen = [name for name, parameter in named.items() if parameter.requires_grad]
+        if not chosen:
+            raise ValueError("Objective: model must have parameters that require grad, got none")
+        return chosen
+    patterns = [params] if isinstance(params, str) else list(params)
+    for pattern in patterns:
+        matched = [name for name in named if fnmatchcase(name, pattern)]
+        if not matched:
+            raise ValueError(f"Objective: params pattern {pattern!r} must match a parameter, got none of {len(named)}")
+        frozen = [name for name in matched if not named[name].requires_grad]
+        if frozen:
+            raise ValueError(f"Objective: params must require grad, got {frozen[0]!r}, which does not")
+    return [name for name in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _common(names: list[str], parameters: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
+    first = parameters[0]
+    for name, parameter in zip(names, parameters, strict=True):
+        if parameter.dtype != first.dtype or parameter.device != first.device:
+            raise ValueError(
+                "Objective: params must share one dtype and device, got "
+                f"{first.dtype} on {first.device} ({names[0]}) and {parameter.dtype} on {parameter.device} ({name})"
+            )
+    return first.dtype, first.device
+
+
+def _refuse_active_dropout(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise ValueError(
+                f"Objective: model must be deterministic, got dropout in train mode at {name!r}; call model.eval()"
+            )
+
+
+def _detach_running_statistics(model: nn.Module) -> list[tuple[nn.Module, dict[str, Tensor | None]]]:
+    """Take the running statistics off batch norms in train mode, which would update them; return them."""
+    saved: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats:
+            saved.append((module, dict(module._buffers)))
+            module._buffers.update(dict.fromkeys(module._buffers))
+    return saved

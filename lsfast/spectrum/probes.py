@@ -1,0 +1,88 @@
+"""Random probe vectors that depend on (seed, probe index) alone, and the symmetry check made with two of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lsfast._native import ops
+from lsfast.operator import LinearOperator
+
+_MASK = 2**64 - 1
+DISTRIBUTIONS = ("rademacher", "gaussian")
+
+
+def _generator(seed: int, stream: int, index: int) -> torch.Generator:
+    """Return a generator of its own for each (seed, stream, index), by SplitMix64 (Steele, Lea & Flood, 2014)."""
+    state = seed
+    for word in (stream, index):
+        state = (state + 0x9E3779B97F4A7C15 * (word + 1)) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state)
+
+
+def draw(A: LinearOperator, first: int, count: int, seed: int, distribution: str = "rademacher") -> Tensor:
+    """Probes ``first .. first + count - 1`` of a seed, [count, n]: signs, or standard normal numbers.
+
+    They are drawn on the CPU by generators of their own, whatever the device of `A`; the global state of random
+    numbers is not touched.
+    """
+    n = A.shape[0]
+    rows = torch.empty(count, n, dtype=A.dtype)
+    for i in range(count):
+        generator = _generator(seed, DISTRIBUTIONS.index(distribution), first + i)
+        if distribution == "rademacher":
+            rows[i] = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
+        else:
+            rows[i].normal_(generator=generator)
+    if distribution == "rademacher":
+        rows.mul_(2).sub_(1)
+    return rows.to(A.device)
+
+
+def dots(rows: Tensor, others: Tensor) -> Tensor:
+    """Row-wise inner products [k] in float64, in a fixed order, of two [k, n] tensors."""
+    products: Tensor = ops.basis_project(rows[:, None], others, 1).flatten()
+    return products
+
+
+def normalize(rows: Tensor) -> Tensor:
+    """Rows [k, n] divided by their norms; the norms are made in float64."""
+    no_terms = rows.new_empty((rows.shape[0], 0), dtype=torch.float64)
+    copy = rows.clone()
+    norms: Tensor = ops.basis_subtract_norm(copy[:, None], copy, no_terms).sqrt()
+    return copy.div_(norms[:, None])
+
+
+def check_symmetric(function: str, A: LinearOperator) -> None:
+    """Raise ValueError if ``|u'Av - v'Au|`` for two Gaussian vectors shows that `A` is not symmetric.
+
+    The defect is relative to |u||Av|. Rounding makes an error of a few epsilon times |Av| in a random direction; what
+    passes is 1000 epsilon, or 4 sqrt(n) epsilon if that is more. An unsymmetric part of relative size a shows up as
+    about a / sqrt(n). Products that are not finite are left to the recurrence, which names the step.
+    """
+    n = A.shape[0]
+    if n < 2:
+        return
+    pair = draw(A, 0, 2, seed=0x5E, distribution="gaussian")
+    products = A.apply(pair)
+    crossed = dots(pair, products.flip(0).contiguous())
+    lengths = (dots(pair, pair) * dots(products, products).flip(0)).sqrt()
+    gap, length = float((crossed[0] - crossed[1]).abs()), float(lengths.max())
+    tolerance = torch.finfo(A.dtype).eps * max(1000.0, 4.0 * n**0.5)
+    if gap > tolerance * length:  # false for NaN
+        raise ValueError(
+            f"{function}: A must be symmetric, got |u'Av - v'Au| = {gap / length:.1e} |u||Av| for two random vectors "
+            f"(rounding explains {tolerance:.1e})"
+        )
+
+
+def real_operator(function: str, A: LinearOperator) -> LinearOperator:
+    """Return `A` if it has vectors this room can work on: float32 or float64, of length 1 or more."""
+    if A.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{function}: A must be an operator in float32 or float64, got {A.dtype}")
+    if A.shape[0] < 1:
+        raise ValueError(f"{function}: A must act on vectors of length 1 or more, got {A.shape[0]}")
+    return A

@@ -1,0 +1,7 @@
+"""Studies: what low precision does to a loss and to its shape. Built from the four rooms; owns no kernel."""
+
+from lsfast.studies.precision import MEASURES, precision_study
+from lsfast.studies.table import PrecisionTable
+from lsfast.studies.weights import quantizable_parameters, quantize_parameters
+
+__all__ = ["MEASURES", "PrecisionTable", "precision_study", "quantizable_parameters", "quantize_parameters"]

@@ -1,0 +1,89 @@
+"""Every operator on a GPU against the CPU: the same bits where order does not matter, else to rounding."""
+
+import pytest
+import torch
+
+import lsfast
+from lsfast.program.points import parameter_points
+
+pytestmark = pytest.mark.cuda
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "toward_zero"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["e4m3", "e5m2", "e2m1", "e8m3", "bf16", "fp8_e4m3", "fp8_e5m2", "nvfp4"])
+def test_fake_quantize_has_the_bits_of_the_cpu(name, dtype, rounding):
+    scheme = lsfast.scheme(name).replace(rounding=rounding)
+    for shape in [(64, 1024), (33, 37), (5, 7, 96)]:
+        x = (normal(*shape) * 3).to(dtype)
+        for axis in range(len(shape)):
+            expected = lsfast.fake_quantize(x, scheme, axis=axis, seed=1)
+            assert torch.equal(lsfast.fake_quantize(x.cuda(), scheme, axis=axis, seed=1).cpu(), expected)
+
+
+def test_fake_quantize_contains_nan_and_infinity_like_the_cpu():
+    x = normal(8, 64)
+    x[1, 3], x[5, 40] = float("nan"), float("inf")
+    for name in ("e4m3", "fp8_e4m3", "nvfp4"):
+        result = lsfast.fake_quantize(x.cuda(), name).cpu()
+        assert torch.allclose(result, lsfast.fake_quantize(x, name), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 5])
+def test_parameter_points_have_the_bits_of_the_cpu(d, dtype):
+    theta, directions, coordinates = (
+        normal(10007, dtype=dtype),
+        normal(d, 10007, dtype=dtype),
+        normal(6, d, dtype=dtype),
+    )
+    expected = parameter_points(theta, directions, coordinates)
+    assert torch.equal(parameter_points(theta.cuda(), directions.cuda(), coordinates.cuda()).cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_hessian_product_is_the_cpus_to_rounding(dtype):
+    arguments = (normal(70, 100, dtype=dtype), normal(70, dtype=dtype).abs(), normal(4, 70, 100, dtype=dtype))
+    expected = torch.ops.lsfast.softmax_hessian_product(*arguments)
+    result = torch.ops.lsfast.softmax_hessian_product(*(x.cuda() for x in arguments)).cpu()
+    assert torch.allclose(result, expected, rtol=0, atol=100 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_spectral_density_is_that_of_the_cpu(dtype):
+    eigenvalues = torch.cat([torch.linspace(0, 1, 5000, dtype=dtype), torch.tensor([5.0, 9.0], dtype=dtype)])
+    densities = []
+    for device in ("cpu", "cuda"):
+        values = eigenvalues.to(device)
+        A = lsfast.aslinearoperator(lambda rows, v=values: rows * v, n=5002, dtype=dtype, device=device)
+        densities.append(lsfast.spectral_density(A, probes=3, steps=20, seed=0))
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    for k in range(1, 5):
+        assert densities[1].moment(k).value == pytest.approx(densities[0].moment(k).value, rel=tolerance)
+    assert float(densities[1].nodes.max()) == pytest.approx(9.0, rel=1e-5)
+
+
+def test_products_grids_and_eigenvalues_of_a_model_are_those_of_the_cpu():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 5)).double()
+    inputs, targets = normal(20, 6, dtype=torch.float64), torch.arange(20) % 5
+    results = []
+    for device in ("cpu", "cuda"):
+        data = (inputs.to(device), targets.to(device))
+        objective = lsfast.Objective(model.to(device), torch.nn.CrossEntropyLoss(), data)
+        H, G = lsfast.HessianOperator(objective), lsfast.GGNOperator(objective)
+        d = lsfast.random_directions(objective, seed=3)
+        results.append(
+            [
+                H.to_dense().cpu(),
+                G.to_dense().cpu(),
+                lsfast.eigsh(H, k=3).values.cpu(),
+                lsfast.loss_grid(objective, d, steps=(5, 4)).values,
+            ]
+        )
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-12)
