@@ -153,6 +153,20 @@ LSFAST_HD F round_to_element(F x, const ElementFormat& format, Rounding rounding
   return bit_cast<F>(static_cast<Bits>(result | (bits & ~Layout::kMagnitudeMask)));
 }
 
+// The same for nearest, saturating rounding of a number that is not NaN, in fewer operations: the largest is on the
+// grid, so it may cap the number before it is rounded.
+template <class F>
+LSFAST_HD F round_number_nearest(F x, const ElementFormat& format) {
+  using Layout = FloatLayout<F>;
+  using Bits = typename Layout::Bits;
+  const Bits bits = bit_cast<Bits>(x);
+  const F magnitude = bit_cast<F>(static_cast<Bits>(bits & Layout::kMagnitudeMask));
+  const F largest = static_cast<F>(format.largest);
+  const F capped = magnitude < largest ? magnitude : largest;
+  const F rounded = round_magnitude(capped, format, Rounding::kNearest, 0u, 32);
+  return bit_cast<F>(static_cast<Bits>(bit_cast<Bits>(rounded) | (bits & ~Layout::kMagnitudeMask)));
+}
+
 // The code of a number that is on the grid of the format: sign, exponent field, mantissa, from the top.
 LSFAST_HD uint32_t encode_element(float value, const ElementFormat& format) {
   const int width = format.exponent_bits + format.mantissa_bits;

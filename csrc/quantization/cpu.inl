@@ -154,10 +154,15 @@ LSFAST_HD void quantize_tile(float* __restrict values, const uint32_t* __restric
   for (int64_t b = 0; b < kTileBlocks; ++b) {
     for (int i = 0; i < kNvfp4Block; ++i) {
       float& value = values[b * kNvfp4Block + i];
-      const uint32_t word = rounding == Rounding::kStochastic ? words[b * kNvfp4Block + i] : 0u;
-      value = round_to_element<float>(value * multiplier[b], e2m1_format(), rounding, Overflow::kSaturate, word,
-                                      random_bits) *
-              factor[b];
+      if constexpr (rounding == Rounding::kNearest) {
+        // A NaN is in a block whose factor is NaN, so what becomes of it here does not matter.
+        value = round_number_nearest(value * multiplier[b], e2m1_format()) * factor[b];
+      } else {
+        const uint32_t word = rounding == Rounding::kStochastic ? words[b * kNvfp4Block + i] : 0u;
+        value = round_to_element<float>(value * multiplier[b], e2m1_format(), rounding, Overflow::kSaturate, word,
+                                        random_bits) *
+                factor[b];
+      }
     }
   }
 }
