@@ -26,7 +26,7 @@ def test_product_of_an_mlp(compare, device, kind):
         "MLP 784-512-512-10, 512 rows",
         lambda: operator.apply(rows),
         objective.gradient,
-        "8 gradients",
+        "8 calls of objective.gradient()",
         factor=8.0,
         rounds=5,
     )

@@ -6,8 +6,8 @@ import torch
 import lsfast
 from lsfast.quantization import reference
 
-# The bytes are those of a copy, and one more read where the scheme needs the tensor's largest magnitude.
-CASES = ["nvfp4", "fp8_e4m3", "fp8_e5m2", "e4m3", "e5m2", "e2m1", "e8m3", "bf16"]
+# The bytes are those of a copy, and one more read where the scheme needs the largest magnitude (the first two).
+CASES = ["nvfp4", "fp8_e4m3", "e4m3", "e8m3"]
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])

@@ -96,8 +96,16 @@ LSFAST_HD Bracket<F> bracket_magnitude(F magnitude, const ElementFormat& format)
   const F nearest = nearest_by_addition(magnitude, format, &step);
   bracket.below = nearest > magnitude ? nearest - step : nearest;
   bracket.above = bracket.below + step;
-  // Both operations are exact: the difference of near numbers, and a quotient by a power of two.
-  bracket.fraction = static_cast<uint32_t>((magnitude - bracket.below) / step * static_cast<F>(4294967296.0));
+  // Every operation is exact: a difference of near numbers, a product with a power of two, and its 32 leading bits in
+  // two halves, since not every processor converts to unsigned integers.
+  using Layout = FloatLayout<F>;
+  using Bits = typename Layout::Bits;
+  const Bits twice_bias = static_cast<Bits>(2 * Layout::kBias) << Layout::kMantissaBits;
+  const F inverse_step = bit_cast<F>(static_cast<Bits>(twice_bias - bit_cast<Bits>(step)));
+  const F scaled = (magnitude - bracket.below) * inverse_step * static_cast<F>(65536.0);
+  const int32_t high = static_cast<int32_t>(scaled);
+  const int32_t low = static_cast<int32_t>((scaled - static_cast<F>(high)) * static_cast<F>(65536.0));
+  bracket.fraction = (static_cast<uint32_t>(high) << 16) | static_cast<uint32_t>(low);
   return bracket;
 }
 
@@ -119,9 +127,10 @@ LSFAST_HD F round_magnitude(F magnitude, const ElementFormat& format, Rounding r
   }
   const Bracket<F> bracket = bracket_magnitude(magnitude, format);
   if (rounding == Rounding::kTowardZero) return bracket.below;
+  // floor(f 2^b) + w >= 2^b, asked without a carry: w > (2^b - 1) - floor(f 2^b).
   const int shift = 32 - random_bits;
-  const uint64_t sum = static_cast<uint64_t>(bracket.fraction >> shift) + static_cast<uint64_t>(word >> shift);
-  return (sum >> random_bits) != 0 ? bracket.above : bracket.below;
+  const uint32_t room = (0xffffffffu >> shift) - (bracket.fraction >> shift);
+  return (word >> shift) > room ? bracket.above : bracket.below;
 }
 
 // x rounded to the format, with its sign; NaN stays NaN.

@@ -56,9 +56,11 @@ LSFAST_HD void fill_words(uint64_t seed, uint64_t stream, int64_t first, int64_t
 
 // ---- unscaled and per tensor ---------------------------------------------------------------------------------------
 
-template <class T, class F, Rounding rounding>
+// full_range: the format has 8 exponent bits. Known to the compiler, so that the loop has one way through it.
+template <class T, class F, bool full_range, Rounding rounding>
 void elements_range(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {
-  const ElementFormat element = p.element;
+  ElementFormat element = p.element;
+  element.exponent_bits = full_range ? 8 : std::min(p.element.exponent_bits, 7);
   const Overflow overflow = p.overflow;
   const int64_t total = p.per_tensor();
   const T* const x = static_cast<const T*>(p.x) + tensor * total;
@@ -235,11 +237,14 @@ void nvfp4_range(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int
   }
 
 void quantize_elements(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {
+  const bool full_range = p.element.exponent_bits == 8;
   if (p.kind == ScalarKind::kFloat64 && p.scaling == Scaling::kNone) {
-    LSFAST_ROUNDING(elements_range, double, double)
-    return;
+    LSFAST_ROUNDING(elements_range, double, double, true)  // float64 has more range than any format
+  } else if (full_range) {
+    LSFAST_DISPATCH(p.kind, LSFAST_ROUNDING(elements_range, scalar_t, float, true));
+  } else {
+    LSFAST_DISPATCH(p.kind, LSFAST_ROUNDING(elements_range, scalar_t, float, false));
   }
-  LSFAST_DISPATCH(p.kind, LSFAST_ROUNDING(elements_range, scalar_t, float));
 }
 
 void quantize_nvfp4(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {

@@ -1,0 +1,28 @@
+"""The README's figures are those of the committed files, and its example prints what it says."""
+
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_tables_are_those_of_the_results_files():
+    specification = importlib.util.spec_from_file_location("readme", ROOT / "bench" / "readme.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert "bench/results/cpu.json" in README
+    assert module.with_tables(README) == README
+
+
+def test_the_example_prints_what_is_shown(run_python):
+    program = re.search(r"```python\n(.*?)```\n\nprints", README, re.DOTALL)[1]
+    shown = re.search(r"prints\n\n```\n(.*?)```", README, re.DOTALL)[1]
+    number = r"-?\d+\.?\d*"
+    printed = run_python(program)
+    assert re.sub(number, "#", printed) == re.sub(number, "#", shown)
+    # Another torch or processor may round differently: the last digit shown may move.
+    for a, b in zip(re.findall(number, printed), re.findall(number, shown), strict=True):
+        assert math.isclose(float(a), float(b), rel_tol=2e-2), (a, b)
