@@ -1,24 +1,8 @@
 // CPU kernels of the curvature room. The softmax of a row is formed once and used by all k tangents.
 #include "curvature/curvature.h"
+#include "platform/reduction.h"
 
 namespace lsfast::curvature::LSFAST_ISA {
-
-// The sum of f(0) .. f(count - 1) in a fixed order: 16 partial sums, then a tree. The order, and so the bits, are those
-// of any instruction set.
-template <class F, class Term>
-LSFAST_HD F ordered_sum(int64_t count, const Term& term) {
-  constexpr int kLanes = 16;
-  F lane[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) lane[l] += term(i + l);
-  }
-  for (int l = 0; i < count; ++i, ++l) lane[l] += term(i);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-  }
-  return lane[0];
-}
 
 template <class F>
 void softmax_hessian_rows(const SoftmaxHessianParams& p, int64_t begin, int64_t end) {

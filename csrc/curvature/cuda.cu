@@ -8,13 +8,6 @@ namespace {
 constexpr int kWarpsPerBlock = 8;
 
 template <class F>
-__device__ __forceinline__ F warp_sum(F value) {
-  // Butterfly: every lane ends with the same sum, added in the same order.
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
-  return value;
-}
-
-template <class F>
 __device__ __forceinline__ F warp_largest(F value) {
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
     const F other = __shfl_xor_sync(kFullWarp, value, offset);

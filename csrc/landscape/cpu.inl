@@ -1,6 +1,7 @@
 // CPU kernels of the landscape room: a tile of every point from one read of theta and the directions, and sums and
 // scaling over segments. Compiled once per instruction set (platform/dispatch.h).
 #include "landscape/landscape.h"
+#include "platform/reduction.h"
 #include "platform/stream_store.h"
 
 namespace lsfast::landscape::LSFAST_ISA {
@@ -84,26 +85,15 @@ void points(const PointsParams& p, int64_t begin, int64_t end) {
 // ---- segments ------------------------------------------------------------------------------------------------------
 
 template <class T>
-LSFAST_HD double chunk_dot(const T* x, const T* y, int64_t count) {
-  double lane[kSegmentLanes] = {};
-  const int64_t full = count / kSegmentLanes * kSegmentLanes;
-  for (int64_t i = 0; i < full; i += kSegmentLanes) {
-    for (int k = 0; k < kSegmentLanes; ++k) lane[k] += static_cast<double>(x[i + k]) * static_cast<double>(y[i + k]);
-  }
-  for (int64_t i = full; i < count; ++i) lane[i - full] += static_cast<double>(x[i]) * static_cast<double>(y[i]);
-  for (int width = kSegmentLanes / 2; width > 0; width /= 2) {
-    for (int k = 0; k < width; ++k) lane[k] += lane[k + width];
-  }
-  return lane[0];
-}
-
-template <class T>
 void dots_range(const DotsParams& p, int64_t begin, int64_t end) {
   const int64_t units = p.segments.units();
   for (int64_t id = begin; id < end; ++id) {
     const SegmentChunk chunk = chunk_of_unit(p.segments, id % units);
     const int64_t start = id / units * p.segments.n + (chunk.count > 0 ? chunk.first : 0);
-    p.partial[id] = chunk_dot(static_cast<const T*>(p.x) + start, static_cast<const T*>(p.y) + start, chunk.count);
+    const T* const x = static_cast<const T*>(p.x) + start;
+    const T* const y = static_cast<const T*>(p.y) + start;
+    p.partial[id] = ordered_sum<double>(
+        chunk.count, [&](int64_t i) { return static_cast<double>(x[i]) * static_cast<double>(y[i]); });
   }
 }
 

@@ -10,12 +10,6 @@ constexpr int kThreads = 256;
 
 // ---- points --------------------------------------------------------------------------------------------------------
 
-// kCount neighbouring parameters, moved in one access.
-template <class T, int kCount>
-struct alignas(sizeof(T) * kCount) Pack {
-  T element[kCount];
-};
-
 // D directions held in registers; 0: any number, read again for each point, from the cache after the first.
 // Bytes: reads theta and the directions once, writes each point once.
 template <class T, int kCount, int D>
@@ -73,10 +67,9 @@ const char* points_packed(const PointsParams& p, Stream stream) {
 template <class T>
 const char* points_typed(const PointsParams& p, Stream stream) {
   constexpr int kCount = 16 / sizeof(T);
-  const uintptr_t bases = reinterpret_cast<uintptr_t>(p.theta) | reinterpret_cast<uintptr_t>(p.directions) |
-                          reinterpret_cast<uintptr_t>(p.points);
-  const bool aligned = bases % 16 == 0 && p.n % kCount == 0;
-  return aligned ? points_packed<T, kCount>(p, stream) : points_packed<T, 1>(p, stream);
+  const bool packed =
+      aligned_to_16(p.theta) && aligned_to_16(p.directions) && aligned_to_16(p.points) && p.n % kCount == 0;
+  return packed ? points_packed<T, kCount>(p, stream) : points_packed<T, 1>(p, stream);
 }
 
 // ---- segments ------------------------------------------------------------------------------------------------------

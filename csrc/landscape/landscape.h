@@ -3,6 +3,7 @@
 #pragma once
 
 #include "numerics/macros.h"
+#include "platform/reduction.h"
 #include "platform/scalar_type.h"
 #include "platform/stream.h"
 
@@ -25,7 +26,7 @@ constexpr int64_t kPointsTile = 1024;  // parameters the CPU kernel forms togeth
 // Sums over segments in a fixed order, the same on every device: a segment is cut into chunks of kSegmentChunk from its
 // start, a chunk's element i goes to partial sum i % kSegmentLanes, those are added by halves, the chunks one by one.
 constexpr int64_t kSegmentChunk = 1024;
-constexpr int kSegmentLanes = 16;
+constexpr int kSegmentLanes = kSumLanes;
 
 // Segment i of each row is x[:, offsets[i] : offsets[i + 1]]. Its chunks are the units offsets[i] / kSegmentChunk + i
 // and up, which no other segment's reach: a unit finds its segment by bisection and no table of chunks is needed. Units

@@ -39,4 +39,20 @@ inline unsigned grid_size(int64_t items, int64_t per_block, int64_t limit = 1 <<
   return static_cast<unsigned>(blocks < 1 ? 1 : (blocks < limit ? blocks : limit));
 }
 
+// kCount neighbouring elements, moved in one access: 16 bytes unless said otherwise.
+template <class T, int count = 16 / static_cast<int>(sizeof(T))>
+struct alignas(sizeof(T) * count) Pack {
+  static constexpr int kCount = count;
+  T element[kCount];
+};
+
+inline bool aligned_to_16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// The sum over a warp: a butterfly, so that every lane ends with the same bits.
+template <class F>
+__device__ __forceinline__ F warp_sum(F value) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  return value;
+}
+
 }  // namespace lsfast

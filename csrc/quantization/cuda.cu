@@ -11,15 +11,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxTensorsPerLaunch = 65535;  // gridDim.y
 
-// 16 bytes of elements, moved in one access.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
-  T element[kCount];
-};
-
-inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 // The largest magnitude of each tensor, as bits. Grid: (any, tensors). Integer maxima are exact in any order.
 // Bytes: reads x once.
 template <class T>
@@ -225,7 +216,7 @@ const char* elements_typed(const FakeQuantizeParams& p, Stream stream) {
 
 template <class T>
 const char* nvfp4_typed(const FakeQuantizeParams& p, Stream stream) {
-  const bool flat = p.inner == 1 && p.length % kNvfp4Block == 0 && aligned(p.x) && aligned(p.y);
+  const bool flat = p.inner == 1 && p.length % kNvfp4Block == 0 && aligned_to_16(p.x) && aligned_to_16(p.y);
   return for_tensors(p.tensors, [&](int64_t first, unsigned count) {
     if (flat) {
       const unsigned blocks = grid_size(p.per_tensor(), kThreads * Pack<T>::kCount);

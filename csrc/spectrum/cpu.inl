@@ -1,5 +1,6 @@
 // CPU kernels of the spectrum room. Bound by memory: a basis row is read once by each pass, in pieces that stay in
 // cache where a pass needs them twice. Compiled once per instruction set (platform/dispatch.h).
+#include "platform/reduction.h"
 #include "spectrum/recurrence.h"
 #include "spectrum/spectrum.h"
 #include "spectrum/tridiagonal.h"
@@ -85,27 +86,6 @@ LSFAST_HD void add_dots(const T* row, int64_t stride, const T* w, int64_t count,
   }
 }
 
-// sum of w_i^2 with products and sums in float64.
-template <class T>
-LSFAST_HD double squared_norm(const T* w, int64_t count) {
-  double lanes[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    for (int lane = 0; lane < 16; ++lane) {
-      const double value = static_cast<double>(w[i + lane]);
-      lanes[lane] += value * value;
-    }
-  }
-  for (int lane = 0; i < count; ++i, ++lane) {
-    const double value = static_cast<double>(w[i]);
-    lanes[lane] += value * value;
-  }
-  for (int half = 8; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  }
-  return lanes[0];
-}
-
 // s += sum over R rows of c_r row_r, one row after the other.
 template <class T, int R>
 LSFAST_HD void add_rows(const T* __restrict row, int64_t stride, const double* c, T* __restrict s, int64_t count) {
@@ -152,7 +132,8 @@ void orthogonalize_range(const OrthogonalizeParams& p, int64_t begin, int64_t en
         w = out;
       }
       if (!p.project) {
-        sums[0] += squared_norm(w, count);
+        sums[0] += ordered_sum<double>(
+            count, [&](int64_t i) { return static_cast<double>(w[i]) * static_cast<double>(w[i]); });
         continue;
       }
       const int64_t ahead = subtract ? tile : 512;

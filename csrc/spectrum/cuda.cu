@@ -12,16 +12,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kRowsAtOnce = 32;  // rows whose sums wait in shared memory for one barrier
 
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T element[kWidth];
-};
-
-__device__ __forceinline__ double warp_sum(double value) {
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
-  return value;
-}
-
 // A block's unit of one probe: every thread holds kPacks packs of kWidth elements, kThreads packs apart.
 template <class T, int kWidth>
 struct UnitOfThread {
@@ -180,8 +170,6 @@ __global__ void __launch_bounds__(kWarpSize) tridiagonal_kernel(TridiagonalParam
   ql.finish(p);
 }
 
-inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 template <class T, int kWidth>
 const char* orthogonalize_typed(const OrthogonalizeParams& p, Stream stream) {
   const dim3 grid(static_cast<unsigned>(p.units()), static_cast<unsigned>(p.k));
@@ -200,7 +188,7 @@ const char* advance_typed(const AdvanceParams& p, Stream stream) {
 }  // namespace
 
 const char* launch_orthogonalize(const OrthogonalizeParams& p, Stream stream) {
-  const bool packed = aligned(p.basis) && aligned(p.w) && aligned(p.out);
+  const bool packed = aligned_to_16(p.basis) && aligned_to_16(p.w) && aligned_to_16(p.out);
   LSFAST_DISPATCH_REAL(p.kind, constexpr int kWidth = 16 / sizeof(scalar_t);
                        return packed && p.n % kWidth == 0 ? (orthogonalize_typed<scalar_t, kWidth>(p, stream))
                                                           : (orthogonalize_typed<scalar_t, 1>(p, stream)));
@@ -208,7 +196,7 @@ const char* launch_orthogonalize(const OrthogonalizeParams& p, Stream stream) {
 }
 
 const char* launch_advance(const AdvanceParams& p, Stream stream) {
-  const bool packed = aligned(p.basis) && aligned(p.w);
+  const bool packed = aligned_to_16(p.basis) && aligned_to_16(p.w);
   LSFAST_DISPATCH_REAL(p.kind, constexpr int kWidth = 16 / sizeof(scalar_t);
                        return packed && p.n % kWidth == 0 ? (advance_typed<scalar_t, kWidth>(p, stream))
                                                           : (advance_typed<scalar_t, 1>(p, stream)));
