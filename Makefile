@@ -64,7 +64,8 @@ sanitize: build
 
 build: $(PY)
 	@$(call require)
-	$(PY) setup.py --quiet build_ext --inplace
+	@echo "building the operators (log: build/build.log)"; mkdir -p build
+	@$(PY) setup.py build_ext --inplace > build/build.log 2>&1 || { cat build/build.log; exit 1; }
 
 .venv/bin/python:
 	python3 -m venv .venv

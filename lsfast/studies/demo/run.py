@@ -91,6 +91,8 @@ def run_demo(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "device": str(device),
+        "train_images": len(digits.train_images),
+        "test_images": len(digits.test_images),
         "seconds": time.perf_counter() - started,
         "environment": environment(),
         "settings": asdict(settings),
