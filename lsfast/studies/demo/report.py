@@ -46,7 +46,8 @@ def html_report(analyses: Sequence[Analysis], facts: dict[str, Any], folder: Pat
 <h1>How curved, what shape, and what low precision does to both</h1>
 <p>Models trained on handwritten digits ({escape(names)}), each analysed in eval mode. The loss is the cross-entropy of
 the first {settings["images"]} of the {facts["train_images"]} training images; accuracies are of the
-{facts["test_images"]} test images. The analyses are public functions of lsfast, named beside each picture; the same seed gives the same numbers again.</p>
+{facts["test_images"]} test images. The analyses are public functions of
+lsfast, named beside each picture; the same seed gives the same numbers again.</p>
 <p class="faint">lsfast {escape(environment["lsfast"])}, torch {escape(environment["torch"])},
 {escape(environment["instruction set"])} kernels, {escape(facts["device"])}; seed {facts["seed"]};
 {facts["seconds"]:.0f} s; {escape(facts["date"])}</p>
