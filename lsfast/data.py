@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -32,6 +32,13 @@ def batches(data: Any) -> Iterator[tuple[Any, Any]]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ValueError(f"Objective: batch {index} of data must be a pair (inputs, targets), got {_kind(batch)}")
         yield batch[0], batch[1]
+
+
+def batch_count(data: Any) -> int:
+    """Return the number of pairs in `data`; walks over it where it does not know its length."""
+    if _is_pair(data):
+        return 1
+    return len(data) if isinstance(data, Sized) else sum(1 for _ in data)
 
 
 def check_data(data: Any) -> None:

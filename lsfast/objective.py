@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lsfast import checks
-from lsfast.data import batches, call_arguments, check_data, check_device, denominator_of, tensors_in
+from lsfast.data import batch_count, batches, call_arguments, check_data, check_device, denominator_of, tensors_in
 from lsfast.program.autograd import Linearization, batch_gradient
 from lsfast.program.points import parameter_points
 
@@ -220,7 +220,12 @@ class Objective:
         points
             [g, n], in place of the three above.
         progress
-            Called with 1 after each point of each batch.
+            Called with the number of points done since the last call.
+
+        Raises
+        ------
+        ValueError
+            If points or coordinates are none, or do not fit the parameters in shape, dtype or device.
         """
         if (points is None) == (directions is None or coordinates is None):
             raise ValueError("evaluate: give either points, or both directions and coordinates")
@@ -230,9 +235,12 @@ class Objective:
             start = self.parameters if origin is None else origin
             chunks = self._points_in_chunks(start, directions, coordinates)
         else:
+            checks.like("evaluate", "points", points, self.dtype, self.device)
+            if points.dim() != 2 or points.shape[1] != self.n or len(points) == 0:
+                raise ValueError(f"evaluate: points must have shape [g, {self.n}], got {list(points.shape)}")
             chunks = iter([points])
         found = [self._evaluate_chunk(chunk, dict(metrics or {}), progress) for chunk in chunks]
-        values = torch.cat([torch.empty(0, dtype=torch.float64, device=self.device), *(value for value, _ in found)])
+        values = torch.cat([value for value, _ in found])
         names = metrics or {}
         return Evaluation(values, {name: torch.cat([at_chunk[name] for _, at_chunk in found]) for name in names})
 
@@ -296,10 +304,12 @@ class Objective:
         """Loss and metrics at points [g, n]; each batch is read once for all of them."""
         named = [self.unflatten(point) for point in points]
         sums = {name: torch.zeros(len(points), dtype=torch.float64, device=self.device) for name in metrics}
-        rows = 0
+        rows = evaluated = 0
+        with self.undisturbed():
+            data_batches = batch_count(self.data) if progress is not None else 1
 
         def losses(inputs: Any, targets: Any) -> Tensor:
-            nonlocal rows
+            nonlocal rows, evaluated
             count = next(tensors_in(targets)).shape[0] if metrics else 0
             rows += count
             values = []
@@ -308,7 +318,8 @@ class Objective:
                 values.append(self.batch_loss(outputs, targets).double())
                 for name, metric in metrics.items():
                     sums[name][index] += count * torch.as_tensor(metric(outputs, targets)).double()
-                if progress is not None:
+                evaluated += 1
+                if progress is not None and evaluated % data_batches == 0:
                     progress(1)
             return torch.stack(values)
 
@@ -322,7 +333,7 @@ class Objective:
         columns_of = (("directions", directions, self.n), ("coordinates", coordinates, len(directions)))
         for name, tensor, columns in columns_of:
             checks.like("evaluate", name, tensor, self.dtype, self.device)
-            if tensor.dim() != 2 or tensor.shape[1] != columns:
+            if tensor.dim() != 2 or tensor.shape[1] != columns or len(tensor) == 0:
                 raise ValueError(f"evaluate: {name} must have shape [.., {columns}], got {list(tensor.shape)}")
         size = max(1, _POINTS_BYTES // (self.n * self.dtype.itemsize))
         # One buffer for all chunks: fresh memory costs several times the arithmetic.

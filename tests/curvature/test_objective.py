@@ -113,6 +113,14 @@ def test_evaluate_gives_the_loss_and_metrics_at_each_point():
     assert torch.allclose(result.values[2], torch.log(torch.tensor(5.0, dtype=torch.float64)))
 
 
+def test_progress_counts_points_whatever_the_batches():
+    p = problem("mlp")
+    for data in (p.data, p.split(8)):
+        objective, done = lsfast.Objective(p.model, p.loss_fn, data), []
+        objective.evaluate(points=objective.parameters.expand(5, -1), progress=done.append)
+        assert done == [1] * 5
+
+
 def generator_of(p):
     yield from p.split(8)
 
@@ -201,6 +209,10 @@ def test_vectors_must_fit():
         H @ torch.ones(n)
     with pytest.raises(ValueError, match=rf"rows must have shape \[k, {n}\]"):
         H.apply(torch.ones(n, dtype=torch.float64))
+    with pytest.raises(ValueError, match=rf"points must have shape \[g, {n}\], got \[0, {n}\]"):
+        objective.evaluate(points=objective.parameters[None][:0])
+    with pytest.raises(ValueError, match="give either points, or both directions and coordinates"):
+        objective.evaluate()
     with pytest.raises(ValueError, match=rf"parameters must have shape \[{n}\]"):
         objective.at(torch.ones(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="finite"):
