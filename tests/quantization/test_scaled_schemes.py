@@ -131,3 +131,26 @@ def test_streaming_stores_write_every_element():
         out = torch.full((x.numel() + 1,), float("nan"))[1:]
         assert torch.equal(lsfast.fake_quantize(x, name, out=out), small)
     assert torch.equal(lsfast.fake_quantize(x, "e4m3")[-1000:], lsfast.fake_quantize(x[-1000:], "e4m3"))
+
+
+def test_the_order_of_the_scale_operations_is_the_reference_one():
+    # Block maxima within an ulp of where their scale ties between two E4M3 numbers: there the association of
+    # amax * (encode * (1/6)) decides, and (amax * encode) * (1/6) would give another scale.
+    one, rng = np.float32(1.0), np.random.default_rng(0)
+    differ = 0
+    for _ in range(20):
+        amax = np.float32(rng.uniform(0.5, 2.0))
+        ties = (np.arange(8, 16) + 0.5) * 2.0 ** np.arange(-4, 5)[:, None]
+        blocks = (ties.reshape(-1) * (float(amax) / 448.0)).astype(np.float32)
+        blocks = np.concatenate([blocks, np.nextafter(blocks, one * 0), np.nextafter(blocks, one * 1e9)])
+        x = np.zeros((len(blocks) + 1, 16), np.float32)
+        x[:, 3] = np.concatenate([[amax], blocks])
+        x[:, 7] = x[:, 3] * np.float32(0.37)
+        assert same(lsfast.fake_quantize(torch.from_numpy(x), "nvfp4"), reference.fake_quantize_nvfp4(x))
+        encode, sixth = np.float32(2688.0) / amax, one / np.float32(6.0)
+        e4m3 = element_format("e4m3")
+        differ += np.sum(
+            reference.round_to_element(blocks * (encode * sixth), e4m3)
+            != reference.round_to_element((blocks * encode) * sixth, e4m3)
+        )
+    assert differ > 0
