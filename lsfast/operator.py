@@ -37,7 +37,7 @@ class LinearOperator:
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device | str) -> None:
         self.shape = (n, n)
         self.dtype = dtype
-        self.device = torch.device(device)
+        self.device = torch.empty(0, device=device).device  # "cuda" is the device a tensor on it says it is on
 
     def _apply(self, rows: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not define its product")
