@@ -40,7 +40,7 @@ struct Nvfp4BlockScale {
 LSFAST_HD Nvfp4BlockScale nvfp4_block_scale(float block_amax, const Nvfp4TensorScale& tensor) {
   Nvfp4BlockScale block;
   const float unrounded = block_amax * (tensor.encode * (1.0f / 6.0f));
-  block.scale = round_to_element<float>(unrounded, e4m3_format(), Rounding::kNearest, Overflow::kSaturate, 0u, 32);
+  block.scale = round_number_nearest(unrounded, e4m3_format());  // of a NaN: any number, the factor below is NaN
   const float inverse = 1.0f / (block.scale * tensor.decode);
   block.multiplier = inverse > FLT_MAX ? FLT_MAX : inverse;
   const float factor = block.scale * tensor.amax * (1.0f / kNvfp4Range);

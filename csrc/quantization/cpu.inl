@@ -127,17 +127,17 @@ LSFAST_HD BlockPlace place_of_block(const FakeQuantizeParams& p, int64_t id) {
   return {(line * p.length + position) * p.inner + column, std::min<int64_t>(kNvfp4Block, p.length - position)};
 }
 
-// values: kTileBlocks blocks of 16, as read; on return, quantized and dequantized.
+// values = x quantized and dequantized, kTileBlocks blocks of 16.
 template <Rounding rounding>
-LSFAST_HD void quantize_tile(float* __restrict values, const uint32_t* __restrict words, const Nvfp4TensorScale& tensor,
-                             int random_bits, bool derivative) {
+LSFAST_HD void quantize_tile(const float* __restrict x, float* __restrict values, const uint32_t* __restrict words,
+                             const Nvfp4TensorScale& tensor, int random_bits, bool derivative) {
   uint32_t block_amax[kTileBlocks];
   float multiplier[kTileBlocks];
   float factor[kTileBlocks];
   for (int64_t b = 0; b < kTileBlocks; ++b) {
     uint32_t largest = 0u;
     for (int i = 0; i < kNvfp4Block; ++i) {
-      const uint32_t bits = bit_cast<uint32_t>(values[b * kNvfp4Block + i]) & 0x7fffffffu;
+      const uint32_t bits = bit_cast<uint32_t>(x[b * kNvfp4Block + i]) & 0x7fffffffu;
       largest = largest > bits ? largest : bits;
     }
     block_amax[b] = largest;
@@ -149,21 +149,21 @@ LSFAST_HD void quantize_tile(float* __restrict values, const uint32_t* __restric
   }
   if (derivative) {
     for (int64_t i = 0; i < kTileBlocks * kNvfp4Block; ++i) {
-      values[i] = std::abs(values[i] * multiplier[i / kNvfp4Block]) > 6.0f ? 0.0f : 1.0f;
+      values[i] = std::abs(x[i] * multiplier[i / kNvfp4Block]) > 6.0f ? 0.0f : 1.0f;
     }
     return;
   }
   for (int64_t b = 0; b < kTileBlocks; ++b) {
     for (int i = 0; i < kNvfp4Block; ++i) {
-      float& value = values[b * kNvfp4Block + i];
+      const int64_t at = b * kNvfp4Block + i;
+      const float scaled = x[at] * multiplier[b];
       if constexpr (rounding == Rounding::kNearest) {
         // A NaN is in a block whose factor is NaN, so what becomes of it here does not matter.
-        value = round_number_nearest(value * multiplier[b], e2m1_format()) * factor[b];
+        values[at] = round_number_nearest(scaled, e2m1_format()) * factor[b];
       } else {
-        const uint32_t word = rounding == Rounding::kStochastic ? words[b * kNvfp4Block + i] : 0u;
-        value = round_to_element<float>(value * multiplier[b], e2m1_format(), rounding, Overflow::kSaturate, word,
-                                        random_bits) *
-                factor[b];
+        const uint32_t word = rounding == Rounding::kStochastic ? words[at] : 0u;
+        values[at] = round_to_element<float>(scaled, e2m1_format(), rounding, Overflow::kSaturate, word, random_bits) *
+                     factor[b];
       }
     }
   }
@@ -180,6 +180,7 @@ void nvfp4_range(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int
   const Nvfp4TensorScale scale = nvfp4_tensor_scale(bit_cast<float>(p.amax_bits[tensor]));
   const bool streaming =
       flat && std::is_same_v<T, float> && may_stream(y + begin * kTile, total * static_cast<int64_t>(sizeof(T)));
+  alignas(64) float loaded[kTile];
   alignas(64) float values[kTile];
   alignas(64) uint32_t words[kTile];
   for (int64_t tile = begin; tile < end; ++tile) {
@@ -187,30 +188,32 @@ void nvfp4_range(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int
     const int64_t tile_blocks = std::min(kTileBlocks, blocks - first_block);
     if (flat && tile_blocks == kTileBlocks) {
       const int64_t first = first_block * kNvfp4Block;
-      for (int64_t i = 0; i < kTile; ++i) values[i] = to_float(x[first + i]);
       if constexpr (rounding == Rounding::kStochastic) fill_words(p.seed, p.stream, first, kTile, words);
-      quantize_tile<rounding>(values, words, scale, p.random_bits, p.derivative);
       if constexpr (std::is_same_v<T, float>) {
+        quantize_tile<rounding>(x + first, values, words, scale, p.random_bits, p.derivative);
         if (streaming) {
           stream_store(y + first, values, kTile);
           continue;
         }
+      } else {
+        for (int64_t i = 0; i < kTile; ++i) loaded[i] = to_float(x[first + i]);
+        quantize_tile<rounding>(loaded, values, words, scale, p.random_bits, p.derivative);
       }
       for (int64_t i = 0; i < kTile; ++i) y[first + i] = from_float<T>(values[i]);
       continue;
     }
-    std::fill(values, values + kTile, 0.0f);
+    std::fill(loaded, loaded + kTile, 0.0f);
     for (int64_t b = 0; b < tile_blocks; ++b) {
       const BlockPlace place = place_of_block(p, first_block + b);
       for (int64_t i = 0; i < place.count; ++i) {
         const int64_t index = place.first + i * p.inner;
-        values[b * kNvfp4Block + i] = to_float(x[index]);
+        loaded[b * kNvfp4Block + i] = to_float(x[index]);
         if constexpr (rounding == Rounding::kStochastic) {
           words[b * kNvfp4Block + i] = philox_word(p.seed, p.stream, static_cast<uint64_t>(index));
         }
       }
     }
-    quantize_tile<rounding>(values, words, scale, p.random_bits, p.derivative);
+    quantize_tile<rounding>(loaded, values, words, scale, p.random_bits, p.derivative);
     for (int64_t b = 0; b < tile_blocks; ++b) {
       const BlockPlace place = place_of_block(p, first_block + b);
       for (int64_t i = 0; i < place.count; ++i) {
