@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsfast import _native as _native  # loads the operators that are described here
 from lsfast._native import register_fake
 
 
