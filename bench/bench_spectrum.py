@@ -13,6 +13,8 @@ def test_lanczos_step(compare, device):
     T = lsfast.lanczos(A, start, m)
     gram = T.basis[0] @ T.basis[0].T
     assert (gram - torch.eye(m, device=device)).abs().max() < 1e-5
+    tridiagonal = torch.diag(T.alpha[0]) + torch.diag(T.beta[0], 1) + torch.diag(T.beta[0], -1)
+    assert (T.basis[0] * eigenvalues @ T.basis[0].T - tridiagonal).abs().max() < 1e-5
     source, target = T.basis[: k // 2], torch.empty_like(T.basis[: k // 2])
     # A run of m steps reads on average half of the basis a pass: two passes of full reorthogonalization are two reads
     # of that half, so the limit of the run is m reads of the whole basis. A copy of half of it moves as many bytes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,10 @@ def batch_count(data: Any) -> int:
     """Return the number of pairs in `data`; walks over it where it does not know its length."""
     if _is_pair(data):
         return 1
-    return len(data) if isinstance(data, Sized) else sum(1 for _ in data)
+    try:
+        return len(data)
+    except TypeError:  # also a DataLoader's, over a data set that has no length
+        return sum(1 for _ in data)
 
 
 def check_data(data: Any) -> None:

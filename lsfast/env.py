@@ -19,6 +19,7 @@ def environment() -> dict[str, str]:
     """
     import lsfast
     from lsfast import _C as library
+    from lsfast._native import cpu_capability
 
     facts = {
         "lsfast": lsfast.__version__,
@@ -26,7 +27,7 @@ def environment() -> dict[str, str]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "instruction set": _instruction_set(str(library.cpu_capability)),
+        "instruction set": _instruction_set(cpu_capability()),
         "CUDA kernels": _cuda_kernels(bool(library.has_cuda), str(library.cuda_architectures)),
         "CUDA of torch": torch.version.cuda or "none",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",

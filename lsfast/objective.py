@@ -239,7 +239,9 @@ class Objective:
             if points.dim() != 2 or points.shape[1] != self.n or len(points) == 0:
                 raise ValueError(f"evaluate: points must have shape [g, {self.n}], got {list(points.shape)}")
             chunks = iter([points])
-        found = [self._evaluate_chunk(chunk, dict(metrics or {}), progress) for chunk in chunks]
+        with self.undisturbed():
+            count = batch_count(self.data) if progress is not None else 1
+        found = [self._evaluate_chunk(chunk, dict(metrics or {}), progress, count) for chunk in chunks]
         values = torch.cat([value for value, _ in found])
         names = metrics or {}
         return Evaluation(values, {name: torch.cat([at_chunk[name] for _, at_chunk in found]) for name in names})
@@ -299,14 +301,12 @@ class Objective:
         return total if self.reduction == "sum" else total.div_(counted)
 
     def _evaluate_chunk(
-        self, points: Tensor, metrics: dict[str, Metric], progress: Callable[[int], object] | None
+        self, points: Tensor, metrics: dict[str, Metric], progress: Callable[[int], object] | None, data_batches: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics at points [g, n]; each batch is read once for all of them."""
         named = [self.unflatten(point) for point in points]
         sums = {name: torch.zeros(len(points), dtype=torch.float64, device=self.device) for name in metrics}
         rows = evaluated = 0
-        with self.undisturbed():
-            data_batches = batch_count(self.data) if progress is not None else 1
 
         def losses(inputs: Any, targets: Any) -> Tensor:
             nonlocal rows, evaluated

@@ -1,6 +1,6 @@
 // Element formats ExMy and the rounding of a number to them: to nearest even, stochastically, or toward zero.
 //
-// The rule (shared/NUMERICS: "Element formats"): with e = max(floor(log2 |x|), 1 - bias) the representable numbers
+// The rule: with e = max(floor(log2 |x|), 1 - bias) the representable numbers
 // around x lie step = 2^(e - y) apart. Everything is derived from the bits of x; log2 is never called.
 // Sources: OCP 8-bit Floating Point Specification 1.0; OCP Microscaling Formats 1.0; IEEE 754-2019.
 #pragma once

@@ -1,6 +1,6 @@
 // Scales of the scaled schemes: NVFP4 (E2M1 in blocks of 16 with an E4M3 scale and one float32 per tensor) and FP8 per
 // tensor. Every operation is in float32 and in the order of the reference implementation; the order matters.
-// Source: NVIDIA Transformer Engine, common/cast/nvfp4 and common/recipe (quantization), as fixed in NUMERICS.md.
+// Source: NVIDIA Transformer Engine, common/cast/nvfp4 and common/recipe (quantization).
 #pragma once
 
 #include <cfloat>

@@ -5,7 +5,7 @@ import torch
 from problems import problem
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lsfast
 
@@ -115,7 +115,12 @@ def test_evaluate_gives_the_loss_and_metrics_at_each_point():
 
 def test_progress_counts_points_whatever_the_batches():
     p = problem("mlp")
-    for data in (p.data, p.split(8)):
+
+    class Stream(IterableDataset):  # a DataLoader over it has a length that raises
+        def __iter__(self):
+            return iter(p.split(8))
+
+    for data in (p.data, p.split(8), DataLoader(Stream(), batch_size=None)):
         objective, done = lsfast.Objective(p.model, p.loss_fn, data), []
         objective.evaluate(points=objective.parameters.expand(5, -1), progress=done.append)
         assert done == [1] * 5
