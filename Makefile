@@ -43,6 +43,7 @@ format: $(PY)
 bench: build
 	@$(call require,test demo bench)
 	$(PY) -m pytest bench --benchmark-only --results bench/results/cpu.json $(ARGS)
+	$(PY) bench/schemes.py
 	$(PY) bench/readme.py
 
 # On a CUDA machine: build, test, check memory accesses and measure; the results file is named by the GPU.

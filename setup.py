@@ -39,6 +39,7 @@ HOST_FLAGS = [
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fno-wrapv",  # Python's own flags define the overflow of integers, which keeps loops over them from vectorizing
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",

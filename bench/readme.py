@@ -17,12 +17,28 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def scheme_table(rows: list[dict]) -> str:
+    """Return the measured schemes as a Markdown table."""
+    lines = [
+        "| scheme | element | block | scale | bits per value | element range | SQNR, dB | saturated | flushed to 0 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| `{row['scheme']}` | {row['element']} | {row['block']} | {row['scale']} | {row['bits']:g} | "
+            f"{row['smallest']:.3g} .. {row['largest']:.5g} | {row['sqnr']:.2f} | {row['saturated']:.2%} | "
+            f"{row['flushed']:.2%} |"
+        )
+    return "\n".join(lines)
+
+
 def with_tables(readme: str) -> str:
     """Return the README with every table made anew from its file."""
 
     def replaced(match: re.Match[str]) -> str:
         results = json.loads((ROOT / match[1]).read_text())
-        return f"<!-- {match[1]} -->\n{table(results)}\n<!-- end -->"
+        made = scheme_table(results["schemes"]) if "schemes" in results else table(results)
+        return f"<!-- {match[1]} -->\n{made}\n<!-- end -->"
 
     return re.sub(r"<!-- (bench/results/\S+\.json) -->\n.*?<!-- end -->", replaced, readme, flags=re.DOTALL)
 

@@ -40,6 +40,16 @@ def floating(function: str, name: str, x: object) -> Tensor:
     return x
 
 
+def axis(function: str, x: Tensor, value: object) -> int:
+    """Return `value`, counted from the end, if it is an axis of `x` (of which a number has one), else raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{function}: axis must be an integer, got {value!r}")
+    dims = max(x.dim(), 1)
+    if not -dims <= value < dims:
+        raise ValueError(f"{function}: axis must lie in {-dims}..{dims - 1}, got {value}")
+    return value if value < 0 else value - dims
+
+
 def like(function: str, name: str, x: object, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return `x` if it is a floating-point tensor of the given dtype and device, else raise."""
     tensor = floating(function, name, x)

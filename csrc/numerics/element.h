@@ -1,4 +1,5 @@
-// Element formats ExMy and the rounding of a number to them: to nearest even, stochastically, or toward zero.
+// Element formats ExMy and integers, and the rounding of a number to them: to nearest even, stochastically, or toward
+// zero. (The one format that is a table of numbers is in normal_float.h.)
 //
 // The rule: with e = max(floor(log2 |x|), 1 - bias) the representable numbers
 // around x lie step = 2^(e - y) apart. Everything is derived from the bits of x; log2 is never called.
@@ -14,6 +15,11 @@ enum class Special : int32_t {
   kFinite = 0,   // every code is a number (E2M1, E3M2, E2M3, any ExMy with x <= 4)
   kNanOnly = 1,  // the all-ones code is NaN, there is no infinity (E4M3 "fn")
   kIeee = 2,     // the top exponent holds infinity and NaN (E5M2, bfloat16, float16, any ExMy with x >= 5)
+  // Not of exponent and mantissa: `mantissa_bits` is then the bits beside the sign, in two's complement.
+  kInteger = 3,      // -127 .. 127 (INT8), -7 .. 7 (INT4)
+  kFullInteger = 4,  // -128 .. 127, -8 .. 7
+  kFraction = 5,     // k/64, k in -127 .. 127 (MXINT8)
+  kTable = 6,        // the 16 numbers of NF4
 };
 
 enum class Rounding : int32_t { kNearest = 0, kStochastic = 1, kTowardZero = 2 };
@@ -28,7 +34,12 @@ struct ElementFormat {
   int32_t max_exponent;  // of the largest
   Special special;
   float largest;
+  float largest_negative;  // the magnitude of the lowest number
 };
+
+LSFAST_HD constexpr bool is_integer(Special special) {
+  return special == Special::kInteger || special == Special::kFullInteger || special == Special::kFraction;
+}
 
 LSFAST_HD constexpr int32_t element_bias(int exponent_bits) { return (1 << (exponent_bits - 1)) - 1; }
 
@@ -38,6 +49,21 @@ LSFAST_HD ElementFormat make_element_format(int exponent_bits, int mantissa_bits
   format.exponent_bits = exponent_bits;
   format.mantissa_bits = mantissa_bits;
   format.special = special;
+  if (is_integer(special)) {
+    // Numbers a step apart are the subnormals of a format whose smallest normal lies above them all.
+    const int shift = special == Special::kFraction ? mantissa_bits - 1 : 0;
+    format.min_exponent = mantissa_bits - shift;
+    format.max_exponent = format.min_exponent - 1;
+    const float step = power_of_two<float>(-shift);
+    format.largest = static_cast<float>((1 << mantissa_bits) - 1) * step;
+    format.largest_negative = format.largest + (special == Special::kFullInteger ? step : 0.0f);
+    return format;
+  }
+  if (special == Special::kTable) {
+    format.min_exponent = format.max_exponent = 0;
+    format.largest = format.largest_negative = 1.0f;
+    return format;
+  }
   format.min_exponent = 1 - element_bias(exponent_bits);
   const int top_field = (1 << exponent_bits) - (special == Special::kIeee ? 2 : 1);
   format.max_exponent = top_field - element_bias(exponent_bits);
@@ -45,6 +71,7 @@ LSFAST_HD ElementFormat make_element_format(int exponent_bits, int mantissa_bits
   const uint32_t ones = (1u << mantissa_bits) - 1u - (special == Special::kNanOnly ? 1u : 0u);
   format.largest =
       bit_cast<float>((static_cast<uint32_t>(format.max_exponent + 127) << 23) | (ones << (23 - mantissa_bits)));
+  format.largest_negative = format.largest;
   return format;
 }
 
@@ -92,20 +119,28 @@ LSFAST_HD Bracket<F> bracket_magnitude(F magnitude, const ElementFormat& format)
     bracket.fraction = format.mantissa_bits == 23 ? 0u : unscaled << (9 + format.mantissa_bits);
     return bracket;
   }
-  F step;
-  const F nearest = nearest_by_addition(magnitude, format, &step);
-  bracket.below = nearest > magnitude ? nearest - step : nearest;
-  bracket.above = bracket.below + step;
-  // Every operation is exact: a difference of near numbers, a product with a power of two, and its 32 leading bits in
-  // two halves, since not every processor converts to unsigned integers.
+  // The significand as an integer, shifted right by the bits below the step: what stays counts steps, what falls out
+  // is the fraction. Below the smallest normal the step is further away than the mantissa's own dropped bits.
   using Layout = FloatLayout<F>;
   using Bits = typename Layout::Bits;
-  const Bits twice_bias = static_cast<Bits>(2 * Layout::kBias) << Layout::kMantissaBits;
-  const F inverse_step = bit_cast<F>(static_cast<Bits>(twice_bias - bit_cast<Bits>(step)));
-  const F scaled = (magnitude - bracket.below) * inverse_step * static_cast<F>(65536.0);
-  const int32_t high = static_cast<int32_t>(scaled);
-  const int32_t low = static_cast<int32_t>((scaled - static_cast<F>(high)) * static_cast<F>(65536.0));
-  bracket.fraction = (static_cast<uint32_t>(high) << 16) | static_cast<uint32_t>(low);
+  constexpr int kWidth = 8 * static_cast<int>(sizeof(Bits));
+  const Bits bits = bit_cast<Bits>(magnitude);
+  const Bits exponent = bits & Layout::kInfinity;
+  const Bits floor = static_cast<Bits>(format.min_exponent + Layout::kBias) << Layout::kMantissaBits;
+  const Bits binade = exponent > floor ? exponent : floor;
+  const Bits significand = (bits ^ exponent) | (Bits{1} << Layout::kMantissaBits);
+  const int shift =
+      static_cast<int>((binade - exponent) >> Layout::kMantissaBits) + Layout::kMantissaBits - format.mantissa_bits;
+  const int left = kWidth - shift;
+  const Bits steps = shift < kWidth ? significand >> (shift & (kWidth - 1)) : Bits{0};
+  const Bits near = left >= 0 && left < kWidth ? significand << (left & (kWidth - 1)) : Bits{0};
+  const Bits far = left < 0 && -left < kWidth ? significand >> (-left & (kWidth - 1)) : Bits{0};
+  const F step =
+      bit_cast<F>(static_cast<Bits>(binade - (static_cast<Bits>(format.mantissa_bits) << Layout::kMantissaBits)));
+  using Signed = typename Layout::Signed;
+  bracket.below = static_cast<F>(static_cast<Signed>(steps)) * step;
+  bracket.above = static_cast<F>(static_cast<Signed>(steps) + 1) * step;
+  bracket.fraction = static_cast<uint32_t>((near | far) >> (kWidth - 32));
   return bracket;
 }
 
@@ -133,6 +168,12 @@ LSFAST_HD F round_magnitude(F magnitude, const ElementFormat& format, Rounding r
   return (word >> shift) > room ? bracket.above : bracket.below;
 }
 
+// Does x lie beyond the largest number of its sign?
+template <class F>
+LSFAST_HD bool saturates(F x, const ElementFormat& format) {
+  return (x > static_cast<F>(format.largest)) | (x < -static_cast<F>(format.largest_negative));
+}
+
 // x rounded to the format, with its sign; NaN stays NaN.
 template <class F>
 LSFAST_HD F round_to_element(F x, const ElementFormat& format, Rounding rounding, Overflow overflow, uint32_t word,
@@ -142,7 +183,7 @@ LSFAST_HD F round_to_element(F x, const ElementFormat& format, Rounding rounding
   const Bits bits = bit_cast<Bits>(x);
   const Bits magnitude_bits = bits & Layout::kMagnitudeMask;
   const F magnitude = bit_cast<F>(magnitude_bits);
-  const F largest = static_cast<F>(format.largest);
+  const F largest = static_cast<F>(bits == magnitude_bits ? format.largest : format.largest_negative);
   // Beyond 2^(max_exponent + 1) every number overflows alike; the cap keeps the arithmetic below in range.
   const Bits cap = static_cast<Bits>(format.max_exponent + 1 + Layout::kBias) << Layout::kMantissaBits;
   const F capped = magnitude_bits > cap ? bit_cast<F>(cap) : magnitude;
@@ -162,8 +203,8 @@ LSFAST_HD F round_to_element(F x, const ElementFormat& format, Rounding rounding
   return bit_cast<F>(static_cast<Bits>(result | (bits & ~Layout::kMagnitudeMask)));
 }
 
-// The same for nearest, saturating rounding of a number that is not NaN, in fewer operations: the largest is on the
-// grid, so it may cap the number before it is rounded.
+// The same for nearest, saturating rounding of a number that is not NaN to a format whose largest and lowest are alike,
+// in fewer operations: the largest is on the grid, so it may cap the number before it is rounded.
 template <class F>
 LSFAST_HD F round_number_nearest(F x, const ElementFormat& format) {
   using Layout = FloatLayout<F>;
@@ -176,34 +217,57 @@ LSFAST_HD F round_number_nearest(F x, const ElementFormat& format) {
   return bit_cast<F>(static_cast<Bits>(bit_cast<Bits>(rounded) | (bits & ~Layout::kMagnitudeMask)));
 }
 
-// The code of a number that is on the grid of the format: sign, exponent field, mantissa, from the top.
-LSFAST_HD uint32_t encode_element(float value, const ElementFormat& format) {
+// An integer's code: two's complement in its 1 + mantissa_bits bits; NaN has none and takes the largest.
+LSFAST_HD uint32_t encode_integer(float value, const ElementFormat& format) {
+  const float steps = value * power_of_two<float>(format.mantissa_bits - format.min_exponent);
+  const bool is_nan = (bit_cast<uint32_t>(value) & 0x7fffffffu) > 0x7f800000u;
+  const int32_t number = static_cast<int32_t>(is_nan ? 0.0f : steps);
+  const uint32_t largest = (1u << format.mantissa_bits) - 1u;
+  return is_nan ? largest : static_cast<uint32_t>(number) & (2u * largest + 1u);
+}
+
+LSFAST_HD float decode_integer(uint32_t code, const ElementFormat& format) {
+  const uint32_t sign = 1u << format.mantissa_bits;
+  const int32_t number = static_cast<int32_t>(code & (sign - 1u)) - static_cast<int32_t>(code & sign);
+  return static_cast<float>(number) * power_of_two<float>(format.min_exponent - format.mantissa_bits);
+}
+
+// The code of a number that is on the grid of a float format: sign, exponent field, mantissa, from the top. A NaN that
+// the format has no code for takes the largest. Without branches, so that a loop over it vectorizes.
+LSFAST_HD uint32_t encode_float(float value, const ElementFormat& format) {
   const int width = format.exponent_bits + format.mantissa_bits;
+  const int dropped = 23 - format.mantissa_bits;
   const uint32_t bits = bit_cast<uint32_t>(value);
   const uint32_t magnitude = bits & 0x7fffffffu;
   const uint32_t sign = (bits >> 31) << width;
-  const uint32_t top_exponent = ((1u << format.exponent_bits) - 1u) << format.mantissa_bits;
-  if (magnitude > 0x7f800000u) {
-    const uint32_t quiet = format.mantissa_bits > 0 ? 1u << (format.mantissa_bits - 1) : 0u;
-    if (format.special == Special::kIeee) return sign | top_exponent | quiet;
-    if (format.special == Special::kNanOnly) return sign | ((1u << width) - 1u);
-    return encode_element(format.largest, format);
-  }
-  if (magnitude == 0x7f800000u && format.special == Special::kIeee) return sign | top_exponent;
-  const float largest = format.largest;
-  const float number = bit_cast<float>(magnitude) > largest ? largest : bit_cast<float>(magnitude);
-  const uint32_t number_bits = bit_cast<uint32_t>(number);
-  const int exponent = static_cast<int>(number_bits >> 23) - 127;
-  if (format.exponent_bits == 8) return sign | (number_bits >> (23 - format.mantissa_bits));
-  if (exponent < format.min_exponent) {
-    const float steps = number * power_of_two<float>(format.mantissa_bits - format.min_exponent);
-    return sign | static_cast<uint32_t>(steps);
-  }
-  const uint32_t field = static_cast<uint32_t>(exponent - format.min_exponent + 1);
-  return sign | (field << format.mantissa_bits) | ((number_bits & 0x7fffffu) >> (23 - format.mantissa_bits));
+  const uint32_t largest = bit_cast<uint32_t>(format.largest);
+  const uint32_t offset = static_cast<uint32_t>(format.min_exponent + 126) << format.mantissa_bits;
+  const uint32_t top = ((1u << format.exponent_bits) - 1u) << format.mantissa_bits;
+  const uint32_t quiet = format.mantissa_bits > 0 ? 1u << (format.mantissa_bits - 1) : 0u;
+  const uint32_t largest_code = (largest >> dropped) - offset;
+  const bool ieee = format.special == Special::kIeee;
+  const uint32_t nan_code =
+      ieee ? top | quiet : (format.special == Special::kNanOnly ? (1u << width) - 1u : largest_code);
+  // Floats of one sign order as their bits. With 8 exponent bits the fields are those of float32, subnormals included.
+  const bool wide = format.exponent_bits == 8;
+  const uint32_t number = magnitude < largest ? magnitude : largest;
+  const uint32_t smallest_normal = wide ? 0u : static_cast<uint32_t>(format.min_exponent + 127) << 23;
+  const float to_steps = wide ? 0.0f : power_of_two<float>(format.mantissa_bits - format.min_exponent);
+  const bool below = number < smallest_normal;
+  const uint32_t steps =
+      static_cast<uint32_t>(static_cast<int32_t>((below ? bit_cast<float>(number) : 0.0f) * to_steps));
+  uint32_t code = below ? steps : (number >> dropped) - offset;
+  code = ieee && magnitude == 0x7f800000u ? top : code;
+  const bool is_nan = magnitude > 0x7f800000u;
+  return (is_nan && format.special == Special::kFinite ? 0u : sign) | (is_nan ? nan_code : code);
+}
+
+LSFAST_HD uint32_t encode_element(float value, const ElementFormat& format) {
+  return is_integer(format.special) ? encode_integer(value, format) : encode_float(value, format);
 }
 
 LSFAST_HD float decode_element(uint32_t code, const ElementFormat& format) {
+  if (is_integer(format.special)) return decode_integer(code, format);
   const int width = format.exponent_bits + format.mantissa_bits;
   const uint32_t sign = ((code >> width) & 1u) << 31;
   const uint32_t field = (code >> format.mantissa_bits) & ((1u << format.exponent_bits) - 1u);

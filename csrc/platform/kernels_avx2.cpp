@@ -7,6 +7,7 @@
 #pragma GCC target("avx2,fma,f16c,bmi2")
 #define LSFAST_ISA avx2
 #define LSFAST_ISA_NAME "avx2"
+#define LSFAST_VECTOR_BITS 256
 #include "platform/kernel_table.inl"
 #pragma GCC pop_options
 

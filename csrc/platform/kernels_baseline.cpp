@@ -4,6 +4,11 @@
 
 #define LSFAST_ISA baseline
 #define LSFAST_ISA_NAME "baseline"
+#if defined(__SSE2__)
+#define LSFAST_VECTOR_BITS 128
+#else
+#define LSFAST_VECTOR_BITS 0
+#endif
 #include "platform/kernel_table.inl"
 
 const lsfast::KernelTable* lsfast::baseline_kernels() { return &lsfast::baseline::kTable; }

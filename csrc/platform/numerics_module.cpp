@@ -6,9 +6,9 @@
 #include <tuple>
 
 #include "numerics/activation.h"
-#include "numerics/element.h"
 #include "numerics/half.h"
 #include "numerics/philox.h"
+#include "numerics/scheme.h"
 
 namespace py = pybind11;
 
@@ -18,15 +18,22 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
+// Exponents and mantissas of floats; the bits beside the sign of integers and of the table, which have no exponent.
 ElementFormat format_of(int exponent_bits, int mantissa_bits, const std::string& special) {
-  if (exponent_bits < 2 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23) {
-    throw py::value_error("an element has 2 to 8 exponent bits and 0 to 23 mantissa bits, got " +
-                          std::to_string(exponent_bits) + " and " + std::to_string(mantissa_bits));
+  const char* const names[] = {"finite", "nan_only", "ieee", "integer", "full_integer", "fraction", "table"};
+  int kind = 0;
+  while (kind < 7 && special != names[kind]) ++kind;
+  if (kind == 7)
+    throw py::value_error(
+        "special must be one of finite, nan_only, ieee, integer, full_integer, fraction, table, got " + special);
+  const bool is_float = kind <= static_cast<int>(Special::kIeee);
+  if (is_float ? exponent_bits < 2 || exponent_bits > 8 || mantissa_bits < 0 || mantissa_bits > 23
+               : exponent_bits != 0 || mantissa_bits < 3 || mantissa_bits > 7) {
+    throw py::value_error(
+        "a float has 2 to 8 exponent bits and 0 to 23 mantissa bits, another element 0 and 3 to 7, got " +
+        std::to_string(exponent_bits) + " and " + std::to_string(mantissa_bits));
   }
-  if (special == "finite") return make_element_format(exponent_bits, mantissa_bits, Special::kFinite);
-  if (special == "nan_only") return make_element_format(exponent_bits, mantissa_bits, Special::kNanOnly);
-  if (special == "ieee") return make_element_format(exponent_bits, mantissa_bits, Special::kIeee);
-  throw py::value_error("special must be finite, nan_only or ieee, got " + special);
+  return make_element_format(exponent_bits, mantissa_bits, static_cast<Special>(kind));
 }
 
 template <class Out, class In, class Function>
@@ -42,7 +49,8 @@ template <class F>
 py::array_t<F> round(const Array<F>& x, int exponent_bits, int mantissa_bits, const std::string& special,
                      const std::string& rounding, const std::string& overflow, const py::object& words,
                      int random_bits) {
-  const ElementFormat format = format_of(exponent_bits, mantissa_bits, special);
+  QuantScheme scheme{};
+  scheme.element = format_of(exponent_bits, mantissa_bits, special);
   const Rounding mode = rounding == "stochastic"    ? Rounding::kStochastic
                         : rounding == "toward_zero" ? Rounding::kTowardZero
                                                     : Rounding::kNearest;
@@ -54,9 +62,11 @@ py::array_t<F> round(const Array<F>& x, int exponent_bits, int mantissa_bits, co
     draws = words.cast<Array<uint32_t>>();
     if (draws.size() != x.size()) throw py::value_error("words must have as many entries as x");
   }
+  scheme.rounding = mode;
+  scheme.overflow = beyond;
+  scheme.random_bits = random_bits;
   return map<F>(x, [&](F value, py::ssize_t i) {
-    const uint32_t word = mode == Rounding::kStochastic ? draws.data()[i] : 0u;
-    return round_to_element<F>(value, format, mode, beyond, word, random_bits);
+    return round_scaled(value, scheme, mode == Rounding::kStochastic ? draws.data()[i] : 0u);
   });
 }
 
@@ -78,16 +88,18 @@ PYBIND11_MODULE(_numerics, m) {
   m.def(
       "encode",
       [](const Array<float>& x, int exponent_bits, int mantissa_bits, const std::string& special) {
-        const ElementFormat format = format_of(exponent_bits, mantissa_bits, special);
-        return map<uint32_t>(x, [&](float value, py::ssize_t) { return encode_element(value, format); });
+        QuantScheme scheme{};
+        scheme.element = format_of(exponent_bits, mantissa_bits, special);
+        return map<uint32_t>(x, [&](float value, py::ssize_t) { return encode_rounded(value, scheme); });
       },
       py::arg("x"), py::arg("exponent_bits"), py::arg("mantissa_bits"), py::arg("special"),
       "The codes of numbers that are on the grid of an element format.");
   m.def(
       "decode",
       [](const Array<uint32_t>& codes, int exponent_bits, int mantissa_bits, const std::string& special) {
-        const ElementFormat format = format_of(exponent_bits, mantissa_bits, special);
-        return map<float>(codes, [&](uint32_t code, py::ssize_t) { return decode_element(code, format); });
+        QuantScheme scheme{};
+        scheme.element = format_of(exponent_bits, mantissa_bits, special);
+        return map<float>(codes, [&](uint32_t code, py::ssize_t) { return decode_code(code, scheme); });
       },
       py::arg("codes"), py::arg("exponent_bits"), py::arg("mantissa_bits"), py::arg("special"),
       "The numbers that codes of an element format stand for.");

@@ -1,5 +1,7 @@
 // Storing a tile past the cache: a large output that is not read again soon would first be read into the cache, then
-// evicted; a streaming store writes it once. Falls back to a copy where the target has none.
+// evicted; a streaming store writes it once. Falls back to a copy where the target has none. (LSFAST_VECTOR_BITS is set
+// by kernels_*.cpp: the compiler reads a whole file before it acts on a target pragma, so __AVX512F__ says nothing
+// here.)
 #pragma once
 
 #include "platform/standard_headers.h"
@@ -15,11 +17,11 @@ LSFAST_HD bool may_stream(const T* y, int64_t bytes) {
 
 // `count` is a multiple of 16, y is 64-byte aligned.
 LSFAST_HD void stream_store(float* y, const float* values, int64_t count) {
-#if defined(__AVX512F__)
+#if LSFAST_VECTOR_BITS == 512
   for (int64_t i = 0; i < count; i += 16) _mm512_stream_ps(y + i, _mm512_loadu_ps(values + i));
-#elif defined(__AVX2__)
+#elif LSFAST_VECTOR_BITS == 256
   for (int64_t i = 0; i < count; i += 8) _mm256_stream_ps(y + i, _mm256_loadu_ps(values + i));
-#elif defined(__SSE2__)
+#elif LSFAST_VECTOR_BITS == 128
   for (int64_t i = 0; i < count; i += 4) _mm_stream_ps(y + i, _mm_loadu_ps(values + i));
 #else
   std::memcpy(y, values, static_cast<size_t>(count) * sizeof(float));
@@ -27,11 +29,11 @@ LSFAST_HD void stream_store(float* y, const float* values, int64_t count) {
 }
 
 LSFAST_HD void stream_store(double* y, const double* values, int64_t count) {
-#if defined(__AVX512F__)
+#if LSFAST_VECTOR_BITS == 512
   for (int64_t i = 0; i < count; i += 8) _mm512_stream_pd(y + i, _mm512_loadu_pd(values + i));
-#elif defined(__AVX2__)
+#elif LSFAST_VECTOR_BITS == 256
   for (int64_t i = 0; i < count; i += 4) _mm256_stream_pd(y + i, _mm256_loadu_pd(values + i));
-#elif defined(__SSE2__)
+#elif LSFAST_VECTOR_BITS == 128
   for (int64_t i = 0; i < count; i += 2) _mm_stream_pd(y + i, _mm_loadu_pd(values + i));
 #else
   std::memcpy(y, values, static_cast<size_t>(count) * sizeof(double));
@@ -40,7 +42,7 @@ LSFAST_HD void stream_store(double* y, const double* values, int64_t count) {
 
 // Makes streamed stores visible to other threads before the kernel returns.
 LSFAST_HD void stream_fence() {
-#if defined(__SSE2__)
+#if LSFAST_VECTOR_BITS > 0
   _mm_sfence();
 #endif
 }

@@ -1,19 +1,10 @@
-// CPU kernels of the quantization room: load a tile as float32, scale and round it in registers, store it.
-// Compiled once per instruction set (platform/dispatch.h); loops are plain so that the compiler vectorizes them.
-#include "numerics/philox.h"
-#include "numerics/scaling.h"
-#include "platform/stream_store.h"
-#include "quantization/quantization.h"
+// CPU kernels of the quantization room: what is done to each region of a tensor, tile by tile. Compiled once per
+// instruction set (platform/dispatch.h). plan.h cuts the tensor, tile_cpu.inl has the steps.
+#include "quantization/plan.h"
+#include "quantization/statistics_cpu.inl"
+#include "quantization/tile_cpu.inl"
 
 namespace lsfast::quantization::LSFAST_ISA {
-
-// Asks for what lies `kAhead` bytes beyond a piece of x: the processor's own prefetcher stops at the end of a page.
-template <class T>
-LSFAST_HD void prefetch_ahead(const T* x, int64_t count) {
-  constexpr int64_t kAhead = 8192;
-  const char* const first = reinterpret_cast<const char*>(x) + kAhead;
-  for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(T)); byte += 64) __builtin_prefetch(first + byte);
-}
 
 // ---- amax ----------------------------------------------------------------------------------------------------------
 
@@ -48,225 +39,317 @@ void amax(const AmaxParams& p, int64_t begin, int64_t end) {
   LSFAST_DISPATCH(p.kind, amax_range<scalar_t>(p, begin, end));
 }
 
-// ---- random words --------------------------------------------------------------------------------------------------
+// ---- quantize ------------------------------------------------------------------------------------------------------
 
-// words[i] = the word of element first + i.
-LSFAST_HD void fill_words(uint64_t seed, uint64_t stream, int64_t first, int64_t count, uint32_t* words) {
-  int64_t i = 0;
-  for (; i < count && ((first + i) & 3) != 0; ++i) words[i] = philox_word(seed, stream, first + i);
-  const uint64_t counter = static_cast<uint64_t>(first + i) >> 2;
-  const int64_t quads = (count - i) / 4;
-  for (int64_t quad = 0; quad < quads; ++quad) {
-    const PhiloxWords four = philox4x32(seed, counter + static_cast<uint64_t>(quad), stream);
-    for (int k = 0; k < 4; ++k) words[i + quad * 4 + k] = four.word[k];
+// Everything a thread needs to quantize regions of one tensor.
+template <class T, class F>
+class Quantizer {
+ public:
+  Quantizer(const QuantizeParams& params, int64_t tensor)
+      : p_(params),
+        plan_(make_plan(params)),
+        x_(static_cast<const T*>(params.x) + tensor * params.per_tensor()),
+        y_(params.y == nullptr ? nullptr : static_cast<T*>(params.y) + tensor * params.per_tensor()),
+        in_one_(rounds_in_one<F>(params.scheme) && params.codes == nullptr && !params.derivative &&
+                (params.granularity == Granularity::kNone || params.granularity == Granularity::kTensor)),
+        blocked_(params.scheme.rule != ScaleRule::kNone && !params.scheme.per_tensor) {
+    const float amax = params.amax_bits == nullptr ? 0.0f : bit_cast<float>(params.amax_bits[tensor]);
+    tensor_scale_ = make_tensor_scale(amax, params.scheme.tensor_scale, params.scheme.compat);
+    streaming_ = !plan_.columns && y_ != nullptr &&
+                 may_stream(y_, params.per_tensor() * static_cast<int64_t>(sizeof(T))) && plan_.length % kGroup == 0;
+    if (!blocked_) {
+      for (uint32_t& bits : tile_.amax) bits = bit_cast<uint32_t>(amax);
+      fill_scales(params.scheme, tensor_scale_, kScales, tile_);
+    }
   }
-  for (i += quads * 4; i < count; ++i) words[i] = philox_word(seed, stream, first + i);
-}
 
-// ---- unscaled and per tensor ---------------------------------------------------------------------------------------
+  // Of the tensor, added up over all regions since the last call.
+  Sums take_sums() {
+    const Sums sums = sums_;
+    sums_ = Sums();
+    return sums;
+  }
 
-// full_range: the format has 8 exponent bits. Known to the compiler, so that the loop has one way through it.
-template <class T, class F, bool full_range, Rounding rounding>
-void elements_range(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {
-  ElementFormat element = p.element;
-  element.exponent_bits = full_range ? 8 : std::min(p.element.exponent_bits, 7);
-  const Overflow overflow = p.overflow;
-  const int64_t total = p.per_tensor();
-  const T* const x = static_cast<const T*>(p.x) + tensor * total;
-  T* const y = static_cast<T*>(p.y) + tensor * total;
-  const bool scaled = p.scaling == Scaling::kTensor;
-  const float scale = scaled ? tensor_scale(element.largest, bit_cast<float>(p.amax_bits[tensor])) : 1.0f;
-  const float inverse = 1.0f / scale;
-  const bool streaming =
-      std::is_same_v<T, float> && may_stream(y + begin * kElementChunk, total * static_cast<int64_t>(sizeof(T)));
-  alignas(64) F values[kElementChunk];
-  alignas(64) uint32_t words[rounding == Rounding::kStochastic ? kElementChunk : 1];
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    const int64_t first = chunk * kElementChunk;
-    const int64_t count = std::min(kElementChunk, total - first);
-    prefetch_ahead(x + first, count);
-    for (int64_t i = 0; i < count; ++i) {
-      if constexpr (std::is_same_v<F, double>) {
-        values[i] = x[first + i];
-      } else {
-        values[i] = to_float(x[first + i]) * scale;
+  const Plan& plan() const { return plan_; }
+
+  void quantize(int64_t id) {
+    const Region region = region_at(plan_, id);
+    const int64_t tiles = divided_up(region.length, plan_.tile_length);
+    if (p_.scheme.per_tensor && p_.scales != nullptr && id == 0) static_cast<float*>(p_.scales)[0] = tile_.factor[0];
+    const bool single = region.lines == 1 && tiles == 1;
+    if (blocked_) {
+      const int blocks =
+          static_cast<int>(divided_up(region.length, plan_.block_length)) * (plan_.columns ? pitch() : 1);
+      blocks_ = blocks;
+      std::fill(tile_.amax, tile_.amax + blocks, 0u);
+      for_tiles(region, tiles,
+                [&](const TilePlace& at, int64_t, int64_t) { include_amax(loaded(at), at, tile_.amax); });
+      fill_scales(p_.scheme, tensor_scale_, blocks, tile_);
+      if (p_.scales != nullptr) store_scales(region, blocks);
+    }
+    for_tiles(region, tiles, [&](const TilePlace& at, int64_t line, int64_t position) {
+      finish(at, blocked_ && single ? kept_ : loaded(at), region, line, position);
+    });
+  }
+
+  uint32_t transformed_amax(int64_t id) {
+    const Region region = region_at(plan_, id);
+    uint32_t largest = 0;
+    for_tiles(region, divided_up(region.length, plan_.tile_length), [&](const TilePlace& at, int64_t, int64_t) {
+      largest = std::max(largest, largest_finite(loaded(at), at.groups() * kGroup));
+    });
+    return largest;
+  }
+
+ private:
+  int pitch() const { return plan_.tile_columns; }
+
+  template <class Function>
+  void for_tiles(const Region& region, int64_t tiles, const Function& function) {
+    const bool whole = plan_.region_length != plan_.tile_length || plan_.block_length > plan_.tile_length;
+    for (int64_t line = region.first_line; line < region.first_line + region.lines; ++line) {
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t position = region.position + t * plan_.tile_length;
+        const int64_t left = region.position + region.length - position;
+        const int count = static_cast<int>(std::min(plan_.tile_length, left));
+        TilePlace at;
+        at.first = (line * plan_.length + position) * plan_.inner + region.column;
+        at.stride = plan_.inner;
+        at.rows = plan_.columns ? count : 1;
+        at.columns = plan_.columns ? region.columns : count;
+        at.pitch = plan_.columns ? pitch() : 0;
+        at.rows_per_block = !plan_.columns ? 0 : (whole ? kCapacity : static_cast<int>(plan_.block_length));
+        at.groups_shift = whole || plan_.block_length % kGroup != 0 ? 31 : shift_of(plan_.block_length / kGroup);
+        function(at, line, position);
       }
     }
-    if constexpr (rounding == Rounding::kStochastic) fill_words(p.seed, p.stream, first, count, words);
-    if (p.derivative) {
-      for (int64_t i = 0; i < count; ++i) {
-        values[i] = std::abs(values[i]) > static_cast<F>(element.largest) ? F(0) : F(1);
+  }
+
+  static int shift_of(int64_t power) {
+    int shift = 0;
+    while ((int64_t{1} << shift) < power) ++shift;
+    return shift;
+  }
+
+  // The tile's numbers, transformed: in the tensor itself where that is possible, else in tile_.x.
+  const F* loaded(const TilePlace& at) {
+    if (!plan_.columns) prefetch_ahead(x_ + at.first, at.columns);
+    if constexpr (std::is_same_v<T, F>) {
+      if (!plan_.columns && at.columns % kGroup == 0 && p_.scheme.hadamard.size == 0) return kept_ = x_ + at.first;
+    }
+    load(x_, at, tile_.x);
+    if (p_.scheme.hadamard.size > 0) transform(tile_.x, at, p_.scheme.hadamard, false);
+    return kept_ = tile_.x;
+  }
+
+  // From numbers to values or codes: multiply, round, multiply, store.
+  void finish(const TilePlace& at, const F* x, const Region& region, int64_t line, int64_t position) {
+    const QuantScheme& scheme = p_.scheme;
+    const int count = at.groups() * kGroup;
+    F* const values = tile_.values;
+    if (scheme.rounding == Rounding::kStochastic && !p_.derivative) fill_tile_words(at, line, position);
+    if (in_one_ && at.rows_per_block == 0) {
+      if (p_.granularity == Granularity::kTensor) {
+        sums_.saturated += quantize_tile<true>(x, at, scheme, tile_);
+        include_rounded<T>(x, values, count, sums_);
+        include_largest(x, count, tile_.amax, blocks_, sums_);
+      } else {
+        quantize_tile<false>(x, at, scheme, tile_);
       }
+      store(values, at, streaming_, y_);
+      return;
+    }
+    if (divides(scheme.compat)) {
+      scale_values<true>(x, at, tile_.multiplier, values);
+    } else if (scheme.rule == ScaleRule::kNone) {
+      std::copy(x, x + count, values);
     } else {
-      for (int64_t i = 0; i < count; ++i) {
-        const uint32_t word = rounding == Rounding::kStochastic ? words[i] : 0u;
-        values[i] =
-            round_to_element<F>(values[i], element, rounding, overflow, word, p.random_bits) * static_cast<F>(inverse);
-      }
+      scale_values<false>(x, at, tile_.multiplier, values);
     }
-    if constexpr (std::is_same_v<T, float>) {
-      if (streaming && count == kElementChunk) {
-        stream_store(y + first, values, count);
-        continue;
-      }
+    if (p_.derivative) {
+      for (int i = 0; i < count; ++i) values[i] = saturates(values[i], scheme.element) ? F(0) : F(1);
+      store(values, at, streaming_, y_);
+      return;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      if constexpr (std::is_same_v<F, double>) {
-        y[first + i] = values[i];
+    const Segments segments{p_.statistics, p_.granularity == Granularity::kRow, line, position, region.column,
+                            region.band};
+    const bool in_segments = p_.granularity == Granularity::kRow || p_.granularity == Granularity::kBlock;
+    if (p_.granularity == Granularity::kTensor) sums_.saturated += count_saturated(values, count, scheme.element);
+    if (in_segments) segments_before(plan_, segments, at, values, scheme.element);
+    round_tile(scheme, count, tile_.words, values);
+    if (p_.codes != nullptr) {
+      store_codes(at, line, position);
+      return;
+    }
+    if (scheme.rule != ScaleRule::kNone) multiply_values(values, at, tile_.factor);
+    if (p_.granularity == Granularity::kTensor) {
+      include_rounded<T>(x, values, count, sums_);
+      include_largest(x, count, tile_.amax, blocks_, sums_);
+    }
+    if (in_segments) segments_after<T>(plan_, segments, at, x, values);
+    store(values, at, streaming_, y_);
+  }
+
+  void fill_tile_words(const TilePlace& at, int64_t line, int64_t position) {
+    if (p_.word_inner > 1) {  // of a tensor whose block axis was moved to the end
+      const int64_t outer = line / p_.height;
+      const int64_t row = outer / p_.word_inner * p_.height + line % p_.height;
+      const int64_t first = (row * plan_.length + position) * p_.word_inner + outer % p_.word_inner;
+      for (int i = 0; i < at.columns; ++i) {
+        tile_.words[i] = philox_word(p_.seed, p_.stream, static_cast<uint64_t>(first + i * p_.word_inner));
+      }
+      return;
+    }
+    for (int row = 0; row < at.rows; ++row) {
+      fill_words(p_.seed, p_.stream, at.first + row * at.stride, at.columns, tile_.words + row * at.pitch);
+    }
+  }
+
+  void store_codes(const TilePlace& at, int64_t line, int64_t position) {
+    encode_values(tile_.values, at.columns, p_.scheme, tile_.words);
+    const int bits = p_.scheme.code_bits();
+    const int width = bits <= 8 ? bits : (bits <= 16 ? 16 : 32);
+    // A plan that runs on through the ends of lines has one line of whole bytes.
+    const int64_t line_start = plan_.length == p_.length ? line * p_.line_bytes : 0;
+    pack_codes(tile_.words, at.columns, bits, p_.codes + line_start + position * width / 8);
+  }
+
+  void store_scales(const Region& region, int blocks) {
+    const int64_t first = region.band * plan_.length_blocks() + region.position / plan_.block_length;
+    for (int b = 0; b < blocks; ++b) {
+      if (p_.scheme.rule == ScaleRule::kE4m3 || is_e8m0(p_.scheme.rule)) {
+        static_cast<uint8_t*>(p_.scales)[first + b] =
+            static_cast<uint8_t>(stored_code(p_.scheme.rule, {tile_.multiplier[b], tile_.factor[b], tile_.codes[b]}));
       } else {
-        y[first + i] = from_float<T>(values[i]);
+        static_cast<float*>(p_.scales)[first + b] = tile_.factor[b];
       }
     }
   }
-  if (streaming) stream_fence();
-}
 
-// ---- NVFP4 ---------------------------------------------------------------------------------------------------------
-
-// Block `id` of a tensor: its first element and how many it has; its elements lie `inner` apart.
-struct BlockPlace {
-  int64_t first;
-  int64_t count;
+  const QuantizeParams& p_;
+  const Plan plan_;
+  const T* const x_;
+  T* const y_;
+  const bool in_one_;
+  const bool blocked_;
+  bool streaming_;
+  int blocks_ = 0;  // of the region, whose largest magnitudes are in tile_.amax
+  const F* kept_ = nullptr;
+  TensorScale tensor_scale_;
+  Sums sums_;
+  Tile<F> tile_;
 };
 
-LSFAST_HD BlockPlace place_of_block(const FakeQuantizeParams& p, int64_t id) {
-  const int64_t column = id % p.inner;
-  const int64_t row = id / p.inner;
-  const int64_t position = row % p.blocks_per_line() * kNvfp4Block;
-  const int64_t line = row / p.blocks_per_line();
-  return {(line * p.length + position) * p.inner + column, std::min<int64_t>(kNvfp4Block, p.length - position)};
+template <class T, class F>
+void quantize_range(const QuantizeParams& p, int64_t tensor, double* partial, int64_t begin, int64_t end) {
+  Quantizer<T, F> quantizer(p, tensor);
+  const Plan& plan = quantizer.plan();
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t last = std::min(plan.regions, (unit + 1) * plan.unit_regions);
+    for (int64_t region = unit * plan.unit_regions; region < last; ++region) quantizer.quantize(region);
+    if (p.granularity == Granularity::kTensor) quantizer.take_sums().write(partial + unit * kStatistics);
+  }
+  stream_fence();
 }
 
-// values = x quantized and dequantized, kTileBlocks blocks of 16.
-template <Rounding rounding>
-LSFAST_HD void quantize_tile(const float* __restrict x, float* __restrict values, const uint32_t* __restrict words,
-                             const Nvfp4TensorScale& tensor, int random_bits, bool derivative) {
-  uint32_t block_amax[kTileBlocks];
-  float multiplier[kTileBlocks];
-  float factor[kTileBlocks];
-  for (int64_t b = 0; b < kTileBlocks; ++b) {
-    uint32_t largest = 0u;
-    for (int i = 0; i < kNvfp4Block; ++i) {
-      const uint32_t bits = bit_cast<uint32_t>(x[b * kNvfp4Block + i]) & 0x7fffffffu;
-      largest = largest > bits ? largest : bits;
-    }
-    block_amax[b] = largest;
+void quantize(const QuantizeParams& p, int64_t tensor, double* partial, int64_t begin, int64_t end) {
+  if (p.kind == ScalarKind::kFloat64 && p.scheme.rule == ScaleRule::kNone) {
+    return quantize_range<double, double>(p, tensor, partial, begin, end);
   }
-  for (int64_t b = 0; b < kTileBlocks; ++b) {
-    const Nvfp4BlockScale scale = nvfp4_block_scale(bit_cast<float>(block_amax[b]), tensor);
-    multiplier[b] = scale.multiplier;
-    factor[b] = scale.factor;
-  }
-  if (derivative) {
-    for (int64_t i = 0; i < kTileBlocks * kNvfp4Block; ++i) {
-      values[i] = std::abs(x[i] * multiplier[i / kNvfp4Block]) > 6.0f ? 0.0f : 1.0f;
-    }
-    return;
-  }
-  for (int64_t b = 0; b < kTileBlocks; ++b) {
-    for (int i = 0; i < kNvfp4Block; ++i) {
-      const int64_t at = b * kNvfp4Block + i;
-      const float scaled = x[at] * multiplier[b];
-      if constexpr (rounding == Rounding::kNearest) {
-        // A NaN is in a block whose factor is NaN, so what becomes of it here does not matter.
-        values[at] = round_number_nearest(scaled, e2m1_format()) * factor[b];
-      } else {
-        const uint32_t word = rounding == Rounding::kStochastic ? words[at] : 0u;
-        values[at] = round_to_element<float>(scaled, e2m1_format(), rounding, Overflow::kSaturate, word, random_bits) *
-                     factor[b];
-      }
+  LSFAST_DISPATCH(p.kind, (quantize_range<scalar_t, float>(p, tensor, partial, begin, end)));
+}
+
+int64_t units(const QuantizeParams& p) { return make_plan(p).units(); }
+
+template <class T>
+void transformed_amax_range(const QuantizeParams& p, int64_t tensor, uint32_t* amax, int64_t begin, int64_t end) {
+  Quantizer<T, float> quantizer(p, tensor);
+  const Plan& plan = quantizer.plan();
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t last = std::min(plan.regions, (unit + 1) * plan.unit_regions);
+    amax[unit] = 0u;
+    for (int64_t region = unit * plan.unit_regions; region < last; ++region) {
+      amax[unit] = std::max(amax[unit], quantizer.transformed_amax(region));
     }
   }
 }
 
-template <class T, Rounding rounding>
-void nvfp4_range(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {
-  constexpr int64_t kTile = kTileBlocks * kNvfp4Block;
-  const int64_t total = p.per_tensor();
-  const int64_t blocks = p.outer * p.blocks_per_line() * p.inner;
-  const bool flat = p.inner == 1 && p.length % kNvfp4Block == 0;
-  const T* const x = static_cast<const T*>(p.x) + tensor * total;
-  T* const y = static_cast<T*>(p.y) + tensor * total;
-  const Nvfp4TensorScale scale = nvfp4_tensor_scale(bit_cast<float>(p.amax_bits[tensor]));
-  const bool streaming =
-      flat && std::is_same_v<T, float> && may_stream(y + begin * kTile, total * static_cast<int64_t>(sizeof(T)));
-  alignas(64) float loaded[kTile];
-  alignas(64) float values[kTile];
-  alignas(64) uint32_t words[kTile];
-  for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t first_block = tile * kTileBlocks;
-    const int64_t tile_blocks = std::min(kTileBlocks, blocks - first_block);
-    if (flat && tile_blocks == kTileBlocks) {
-      const int64_t first = first_block * kNvfp4Block;
-      prefetch_ahead(x + first, kTile);
-      if constexpr (rounding == Rounding::kStochastic) fill_words(p.seed, p.stream, first, kTile, words);
-      if constexpr (std::is_same_v<T, float>) {
-        quantize_tile<rounding>(x + first, values, words, scale, p.random_bits, p.derivative);
-        if (streaming) {
-          stream_store(y + first, values, kTile);
-          continue;
-        }
-      } else {
-        for (int64_t i = 0; i < kTile; ++i) loaded[i] = to_float(x[first + i]);
-        quantize_tile<rounding>(loaded, values, words, scale, p.random_bits, p.derivative);
-      }
-      for (int64_t i = 0; i < kTile; ++i) y[first + i] = from_float<T>(values[i]);
-      continue;
-    }
-    std::fill(loaded, loaded + kTile, 0.0f);
-    for (int64_t b = 0; b < tile_blocks; ++b) {
-      const BlockPlace place = place_of_block(p, first_block + b);
-      for (int64_t i = 0; i < place.count; ++i) {
-        const int64_t index = place.first + i * p.inner;
-        loaded[b * kNvfp4Block + i] = to_float(x[index]);
-        if constexpr (rounding == Rounding::kStochastic) {
-          words[b * kNvfp4Block + i] = philox_word(p.seed, p.stream, static_cast<uint64_t>(index));
+void transformed_amax(const QuantizeParams& p, int64_t tensor, uint32_t* amax, int64_t begin, int64_t end) {
+  LSFAST_DISPATCH(p.kind, transformed_amax_range<scalar_t>(p, tensor, amax, begin, end));
+}
+
+// ---- dequantize ----------------------------------------------------------------------------------------------------
+
+template <class T>
+void dequantize_range(const DequantizeParams& p, int64_t begin, int64_t end) {
+  const int bits = p.scheme.code_bits();
+  const int width = bits <= 8 ? bits : (bits <= 16 ? 16 : 32);
+  const ScaleRule rule = p.scheme.rule;
+  const float amax = p.amax_bits == nullptr ? 0.0f : bit_cast<float>(*p.amax_bits);
+  const TensorScale tensor = make_tensor_scale(amax, p.scheme.tensor_scale, p.scheme.compat);
+  float table[256];
+  for (uint32_t code = 0; code < 256u && bits <= 8; ++code) {
+    table[code] = code >> bits == 0u ? decode_code(code, p.scheme) : 0.0f;
+  }
+  const auto factor_at = [&](int64_t block) {
+    const bool bytes = is_e8m0(rule) || rule == ScaleRule::kE4m3;
+    if (rule == ScaleRule::kNone) return 1.0f;
+    if (p.scheme.per_tensor) return static_cast<const float*>(p.scales)[0];
+    if (!bytes) return static_cast<const float*>(p.scales)[block];
+    return stored_factor(rule, static_cast<const uint8_t*>(p.scales)[block], tensor, p.scheme.compat);
+  };
+  const int64_t step = std::min<int64_t>(p.block_length, kRowTile);
+  uint32_t codes[kRowTile];
+  for (int64_t line = begin; line < end; ++line) {
+    const int64_t band = line / p.height * p.height_blocks() + line % p.height / p.block_height;
+    T* const y = static_cast<T*>(p.y) + line * p.length;
+    for (int64_t first = 0; first < p.length; first += kRowTile) {
+      const int count = static_cast<int>(std::min<int64_t>(kRowTile, p.length - first));
+      unpack_codes(p.codes + line * p.line_bytes + first * width / 8, count, bits, codes);
+      for (int i = 0; i < count;) {
+        const int64_t position = first + i;
+        const int64_t block = position / p.block_length;
+        const int last = static_cast<int>(std::min<int64_t>(count, i + step - position % step));
+        const float factor = factor_at(band * p.length_blocks() + block);
+        for (; i < last; ++i) {
+          const float number = bits <= 8 ? table[codes[i]] : decode_code(codes[i], p.scheme);
+          y[first + i] = from_float<T>(number * factor);
         }
       }
     }
-    quantize_tile<rounding>(loaded, values, words, scale, p.random_bits, p.derivative);
-    for (int64_t b = 0; b < tile_blocks; ++b) {
-      const BlockPlace place = place_of_block(p, first_block + b);
-      for (int64_t i = 0; i < place.count; ++i) {
-        y[place.first + i * p.inner] = from_float<T>(values[b * kNvfp4Block + i]);
-      }
+  }
+}
+
+void dequantize(const DequantizeParams& p, int64_t begin, int64_t end) {
+  LSFAST_DISPATCH(p.kind, dequantize_range<scalar_t>(p, begin, end));
+}
+
+// ---- Hadamard ------------------------------------------------------------------------------------------------------
+
+template <class T, class F>
+void hadamard_range(const HadamardParams& p, int64_t begin, int64_t end) {
+  alignas(64) F values[kLargestHadamard * kMostColumns];
+  const int size = p.transform.size;
+  for (int64_t unit = begin; unit < end; ++unit) {  // `size` positions of all columns
+    for (int64_t column = 0; column < p.inner; column += kMostColumns) {
+      TilePlace at{};
+      at.first = unit * size * p.inner + column;
+      at.stride = p.inner;
+      at.rows = p.inner == 1 ? 1 : size;
+      at.columns = p.inner == 1 ? size : static_cast<int>(std::min<int64_t>(kMostColumns, p.inner - column));
+      at.pitch = at.columns;
+      load(static_cast<const T*>(p.x), at, values);
+      transform(values, at, p.transform, p.inverse);
+      store(values, at, false, static_cast<T*>(p.y));
     }
   }
-  if (streaming) stream_fence();
 }
 
-// ---- choice of instance --------------------------------------------------------------------------------------------
-
-#define LSFAST_ROUNDING(KERNEL, ...)                                     \
-  switch (p.rounding) {                                                  \
-    case Rounding::kNearest:                                             \
-      KERNEL<__VA_ARGS__, Rounding::kNearest>(p, tensor, begin, end);    \
-      break;                                                             \
-    case Rounding::kStochastic:                                          \
-      KERNEL<__VA_ARGS__, Rounding::kStochastic>(p, tensor, begin, end); \
-      break;                                                             \
-    case Rounding::kTowardZero:                                          \
-      KERNEL<__VA_ARGS__, Rounding::kTowardZero>(p, tensor, begin, end); \
-      break;                                                             \
-  }
-
-void quantize_elements(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {
-  const bool full_range = p.element.exponent_bits == 8;
-  if (p.kind == ScalarKind::kFloat64 && p.scaling == Scaling::kNone) {
-    LSFAST_ROUNDING(elements_range, double, double, true)  // float64 has more range than any format
-  } else if (full_range) {
-    LSFAST_DISPATCH(p.kind, LSFAST_ROUNDING(elements_range, scalar_t, float, true));
-  } else {
-    LSFAST_DISPATCH(p.kind, LSFAST_ROUNDING(elements_range, scalar_t, float, false));
-  }
+void hadamard(const HadamardParams& p, int64_t begin, int64_t end) {
+  if (p.kind == ScalarKind::kFloat64) return hadamard_range<double, double>(p, begin, end);
+  LSFAST_DISPATCH(p.kind, (hadamard_range<scalar_t, float>(p, begin, end)));
 }
 
-void quantize_nvfp4(const FakeQuantizeParams& p, int64_t tensor, int64_t begin, int64_t end) {
-  LSFAST_DISPATCH(p.kind, LSFAST_ROUNDING(nvfp4_range, scalar_t));
-}
-
-#undef LSFAST_ROUNDING
-
-constexpr CpuKernels kKernels = {amax, quantize_elements, quantize_nvfp4};
+constexpr CpuKernels kKernels = {amax, units, quantize, transformed_amax, dequantize, hadamard};
 
 }  // namespace lsfast::quantization::LSFAST_ISA

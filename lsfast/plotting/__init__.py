@@ -1,12 +1,13 @@
-"""Figures of results: spectral densities, loss grids and precision tables, at the size and contrast a paper needs.
+"""Figures of results: spectral densities, loss grids, tables, at the size and contrast a paper needs.
 
 Each function takes a result, returns a matplotlib ``Figure`` and writes it where a path is given; the path's ending
 chooses the format. Figures are made without pyplot, so there is no window, no back-end to set, and matplotlib's global
 settings stay as they are. Colours stay apart for colour-blind readers and in grey.
 """
 
+from lsfast.plotting.checkpoint import checkpoint
 from lsfast.plotting.grid import loss_grid, loss_surface
 from lsfast.plotting.spectrum import spectral_density
 from lsfast.plotting.table import precision
 
-__all__ = ["loss_grid", "loss_surface", "precision", "spectral_density"]
+__all__ = ["checkpoint", "loss_grid", "loss_surface", "precision", "spectral_density"]

@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from lsfast import checks
 from lsfast._native import ops, register_fake
-from lsfast.formats import OVERFLOWS, ROUNDINGS, SPECIALS, QuantScheme, element_format
-from lsfast.formats import scheme as scheme_of
-
-_SCALINGS: tuple[str | int | None, ...] = (None, "tensor", 16)  # QuantScheme.block, in the order of csrc's Scaling
+from lsfast.formats import QuantScheme
+from lsfast.quantization.hadamard import transformed
+from lsfast.quantization.operators import checked, given_amax, scheme_numbers
+from lsfast.quantization.statistics import GRANULARITIES, QuantStatistics, statistics_shape
 
 
 class _Call(NamedTuple):
-    """The arguments of the operator that follow x, in its order; `axis` counts from the end."""
+    """The arguments of the operator that follow x and amax, in its order; `axis` counts from the end."""
 
-    exponent_bits: int
-    mantissa_bits: int
-    special: int
-    scaling: int
-    rounding: int
-    random_bits: int
-    overflow: int
+    scheme: list[int]
     axis: int
     batched: bool
     derivative: bool
     seed: int
     stream: int
 
-    def run(self, x: Tensor) -> Tensor:
-        result: Tensor = ops.fake_quantize(x, *self.arguments(x))
+    def run(self, x: Tensor, amax: Tensor | None) -> Tensor:
+        result: Tensor = ops.fake_quantize(x, amax, *self.arguments(x))
         return result
 
-    def arguments(self, x: Tensor) -> tuple[int | bool, ...]:
-        return (*self[:7], max(x.dim(), 1) + self.axis, *self[8:])
+    def arguments(self, x: Tensor) -> tuple[list[int] | int | bool, ...]:
+        return (self.scheme, max(x.dim(), 1) + self.axis, *self[2:])
+
+    def transformed(self, vector: Tensor, inverse: bool) -> Tensor:
+        """Apply the Hadamard transform in front, where there is one: the derivative goes through it too."""
+        size, *words = self.scheme[-5:]
+        return transformed(vector, self.axis, size, words, inverse) if size else vector
+
+
+@overload
+def fake_quantize(
+    x: Tensor,
+    scheme: str | QuantScheme,
+    axis: int = ...,
+    seed: int | None = ...,
+    out: Tensor | None = ...,
+    statistics: Literal[False] = ...,
+    *,
+    amax: float | Tensor | None = ...,
+    stream: int = ...,
+    mask_saturated: bool = ...,
+) -> Tensor: ...
+
+
+@overload
+def fake_quantize(
+    x: Tensor,
+    scheme: str | QuantScheme,
+    axis: int = ...,
+    seed: int | None = ...,
+    out: Tensor | None = ...,
+    *,
+    statistics: Literal[True, "tensor", "row", "block"],
+    amax: float | Tensor | None = ...,
+    stream: int = ...,
+    mask_saturated: bool = ...,
+) -> tuple[Tensor, QuantStatistics]: ...
 
 
 def fake_quantize(
@@ -45,17 +74,32 @@ def fake_quantize(
     axis: int = -1,
     seed: int | None = None,
     out: Tensor | None = None,
+    statistics: bool | str = False,
     *,
+    amax: float | Tensor | None = None,
     stream: int = 0,
     mask_saturated: bool = False,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, QuantStatistics]:
     r"""Round a tensor to the numbers a scheme can hold, and return them in the tensor's own dtype.
 
-    Unscaled: :math:`e = \max(\lfloor \log_2 |x| \rfloor, 1 - bias)`, and x is rounded to a multiple of
-    :math:`2^{e - y}`. ``fp8_*``: :math:`Q(x s) / s` with :math:`s = largest / \max|x|`. ``nvfp4``: blocks of 16 along
-    `axis` with an E4M3 scale each, over one float32 scale for the tensor, in the order of operations of NVIDIA's
-    Transformer Engine, all in float32 (a float64 tensor is rounded to float32 first; unscaled schemes round float64
-    directly).
+    Every scheme is :math:`y = Q(x\,m)\,f` with Q the rounding to its element and (m, f) from the scale of a block, in
+    float32 and in the order of operations of the implementation each follows. With a the largest magnitude of a block
+    and A that of the tensor:
+
+    - unscaled (``bf16``, ``e4m3``, any ``eXmY``): m = f = 1. With :math:`e = \max(\lfloor \log_2 |x| \rfloor, 1 -
+      bias)`, Q rounds to a multiple of :math:`2^{e - Y}`. A float64 tensor is rounded itself; with any other scheme it
+      is rounded to float32 first.
+    - ``fp8_*``, ``int*``: m = largest/a, f = 1/m; a of 0, Inf or NaN gives 1. ``scale_rule="power_of_two"`` cuts off
+      the mantissa of m first. ``nf4_g64``: m = 1/a, f = a, Q the nearest of 16 quantiles of a normal distribution.
+    - ``mx*``: f is a power of two, m = 1/f: ``"floor"`` :math:`2^{\lfloor\log_2 a\rfloor - e_{max}}` (OCP; elements
+      may saturate), ``"ceil"`` one more if a is no power of two, ``"even"`` floor of a rounded to the element's
+      mantissa, ``"rceil"`` (default) a/largest rounded up to a power of two.
+    - ``nvfp4``: with E = min(2688/A, FLT_MAX), the block's scale is s = E4M3(a (E (1/6))), m = min(1/(s (1/E)),
+      FLT_MAX), f = (s A) (1/2688). ``tensor_scale=False``: E = 1, f = s.
+    - ``hadamard``: what is quantized, and returned, is the transform of x: see `lsfast.hadamard`.
+
+    A block runs along `axis` (two-dimensional ones also along the axis before it); a last block that is not full is
+    scaled by what is there.
 
     Parameters
     ----------
@@ -64,11 +108,17 @@ def fake_quantize(
     scheme
         A name of `lsfast.schemes`, any ``eXmY``, or a `QuantScheme`.
     axis
-        The axis that blocks run along; a last block that is not full is scaled by what is there.
+        The axis that blocks run along.
     seed
-        Required by stochastic rounding. The draw of an element depends on (seed, stream, row-major index) alone.
+        Required by stochastic rounding: a number goes up with the probability of its fraction of the step, by a draw
+        that depends on (seed, stream, row-major index) alone.
     out
         Contiguous, with the shape, dtype and device of x; may be x itself.
+    statistics
+        True or ``"tensor"``: also return what was lost, from the same pass over x. ``"row"``: for each line along
+        `axis`; ``"block"``: for each block.
+    amax
+        A largest magnitude to use in place of the tensor's own A, for schemes that have one (see `lsfast.calibrate`).
     stream
         Number of an independent sequence of draws under one seed.
     mask_saturated
@@ -76,9 +126,10 @@ def fake_quantize(
 
     Returns
     -------
-    Tensor
-        In the shape of x, contiguous. Its derivative is the identity (straight-through), or 0 where masked; the second
-        derivative is zero. NaN stays NaN; in ``nvfp4`` a NaN or Inf makes its block NaN, and no other.
+    Tensor, or (Tensor, QuantStatistics)
+        In the shape of x, contiguous. Its derivative is the identity (straight-through), or 0 where masked; with a
+        Hadamard transform it is the transform. The second derivative is zero. NaN stays NaN; under an E8M0 or E4M3
+        scale a NaN or Inf makes its block NaN, and no other.
 
     Raises
     ------
@@ -88,58 +139,52 @@ def fake_quantize(
 
     References
     ----------
-    OCP 8-bit Floating Point Specification 1.0; NVIDIA Transformer Engine, NVFP4 recipe; straight-through: Bengio,
-    Leonard, Courville 2013, arXiv:1308.3432.
+    OCP 8-bit Floating Point Specification 1.0; OCP Microscaling Formats 1.0; NVIDIA Transformer Engine (FP8 and NVFP4
+    recipes); Dettmers et al. 2023, arXiv:2305.14314 (NF4); straight-through: Bengio, Leonard, Courville 2013,
+    arXiv:1308.3432.
 
     Examples
     --------
     >>> lsfast.fake_quantize(torch.tensor([0.3, 2.4, 7.0]), "e2m1")
     tensor([0.5000, 2.0000, 6.0000])
     """
-    checks.floating("fake_quantize", "x", x)
-    chosen = scheme_of(scheme)
-    if x.numel() == 0:
-        raise ValueError(f"fake_quantize: x must not be empty, got shape {list(x.shape)}")
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        raise TypeError(f"fake_quantize: axis must be an integer, got {axis!r}")
-    dims = max(x.dim(), 1)
-    if not -dims <= axis < dims:
-        raise ValueError(f"fake_quantize: axis must lie in {-dims}..{dims - 1}, got {axis}")
-    if chosen.rounding == "stochastic" and seed is None:
-        raise ValueError("fake_quantize: seed must be given for stochastic rounding, got None")
-    checks.seed("fake_quantize", 0 if seed is None else seed)
-    checks.positive_integer("fake_quantize", "stream", stream, least=0)
-    call = _call(chosen, axis if axis < 0 else axis - dims, 0 if seed is None else seed, stream)
-    identity = chosen.element == "fp32"
+    x, chosen, from_end = checked("fake_quantize", x, scheme, axis, seed, stream)
+    largest = given_amax("fake_quantize", amax, x, chosen)
+    call = _Call(scheme_numbers(chosen), from_end, False, False, 0 if seed is None else seed, stream)
+    identity = chosen.element == "fp32" and not chosen.hadamard
     if out is not None:
         _check_out(x, out)
+    if statistics:
+        return _with_statistics(x, chosen, call, largest, out, "tensor" if statistics is True else statistics)
+    if out is not None:
         if identity:
             return out.copy_(x)
-        _into(x, out, call)
+        ops.fake_quantize_out(_with_axis(x), largest, _with_axis(out), None, 0, *call.arguments(x))
         return out
     if identity:
         return x.clone(memory_format=torch.contiguous_format)
     function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughTransformable
-    result: Tensor = function.apply(x, call, mask_saturated)  # type: ignore[no-untyped-call]
+    result: Tensor = function.apply(x, largest, call, mask_saturated)  # type: ignore[no-untyped-call]
     return result
 
 
-def _call(chosen: QuantScheme, axis: int, seed: int, stream: int) -> _Call:
-    element = element_format(chosen.element)
-    return _Call(
-        exponent_bits=element.exponent_bits,
-        mantissa_bits=element.mantissa_bits,
-        special=SPECIALS.index(element.special),
-        scaling=_SCALINGS.index(chosen.block),
-        rounding=ROUNDINGS.index(chosen.rounding),
-        random_bits=chosen.random_bits,
-        overflow=OVERFLOWS.index(chosen.overflow),
-        axis=axis,
-        batched=False,
-        derivative=False,
-        seed=seed,
-        stream=stream,
-    )
+def _with_axis(x: Tensor) -> Tensor:
+    """View a number as a line of one."""
+    return x if x.dim() > 0 else x.reshape(1)
+
+
+def _with_statistics(
+    x: Tensor, chosen: QuantScheme, call: _Call, amax: Tensor | None, out: Tensor | None, wanted: str
+) -> tuple[Tensor, QuantStatistics]:
+    checks.one_of("fake_quantize", "statistics", wanted, GRANULARITIES[1:])
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise ValueError("fake_quantize: statistics have no derivative; call it under torch.no_grad()")
+    line = _with_axis(x)
+    shape, counts = statistics_shape(line.shape, chosen, line.dim() + call.axis, wanted)
+    result = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    sums = torch.zeros(*shape, 5, dtype=torch.float64, device=x.device)
+    ops.fake_quantize_out(line, amax, _with_axis(result), sums, GRANULARITIES.index(wanted), *call.arguments(x))
+    return result, QuantStatistics.of_sums(sums, counts)
 
 
 def _check_out(x: Tensor, out: Tensor) -> None:
@@ -155,26 +200,22 @@ def _check_out(x: Tensor, out: Tensor) -> None:
         raise ValueError("fake_quantize: out must be x itself or must not share its memory, got another view of it")
 
 
-def _into(x: Tensor, out: Tensor, call: _Call) -> None:
-    ops.fake_quantize_out(torch.atleast_1d(x), torch.atleast_1d(out), *call.arguments(x))
-
-
 class _StraightThrough(torch.autograd.Function):
     """Rounding forward, the identity (or the mask of what did not saturate) backward."""
 
     @staticmethod
-    def forward(x: Tensor, call: _Call, mask_saturated: bool) -> Tensor:
-        return call.run(torch.atleast_1d(x)).reshape(x.shape)
+    def forward(x: Tensor, amax: Tensor | None, call: _Call, mask_saturated: bool) -> Tensor:
+        return call.run(torch.atleast_1d(x), amax).reshape(x.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.call, ctx.mask_saturated = inputs
+        x, amax, ctx.call, ctx.mask_saturated = inputs
         if ctx.mask_saturated:
-            ctx.save_for_backward(x)
+            ctx.save_for_backward(x, amax)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _times_derivative(ctx, gradient), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.call.transformed(_times_mask(ctx, gradient), inverse=True), None, None, None
 
 
 class _StraightThroughTransformable(_StraightThrough):
@@ -184,31 +225,36 @@ class _StraightThroughTransformable(_StraightThrough):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _StraightThrough.setup_context(ctx, inputs, output)
         if ctx.mask_saturated:
-            ctx.save_for_forward(inputs[0])
+            ctx.save_for_forward(inputs[0], inputs[1])
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _call: None, _mask: None) -> Tensor:
-        return _times_derivative(ctx, tangent)
+    def jvp(ctx: Any, tangent: Tensor, _amax: None, _call: None, _mask: None) -> Tensor:
+        return _times_mask(ctx, ctx.call.transformed(tangent, inverse=False))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, call: _Call, mask_saturated: bool) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, amax: Tensor | None, call: _Call, mask_saturated: bool
+    ) -> tuple[Tensor, int]:
         # Each example is a tensor of its own, with its own largest magnitude and its own indices.
+        if amax is not None:
+            raise ValueError("fake_quantize: amax= cannot be used under vmap")
         stacked = x.movedim(in_dims[0], 0)
         examples = stacked.flatten(0, 1) if call.batched else stacked
         shaped = examples[:, None] if examples.dim() == 1 else examples
         each = call._replace(batched=True)
-        result = _StraightThroughTransformable.apply(shaped, each, mask_saturated)  # type: ignore[no-untyped-call]
+        result = _StraightThroughTransformable.apply(shaped, None, each, mask_saturated)  # type: ignore[no-untyped-call]
         return result.reshape(stacked.shape), 0
 
 
-def _times_derivative(ctx: Any, vector: Tensor) -> Tensor:
+def _times_mask(ctx: Any, vector: Tensor) -> Tensor:
     if ctx.call.derivative:
         return torch.zeros_like(vector)
     if not ctx.mask_saturated:
         return vector.clone()
-    (x,) = ctx.saved_tensors
+    x, amax = ctx.saved_tensors
     function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughTransformable
-    derivative: Tensor = function.apply(x, ctx.call._replace(derivative=True), False)  # type: ignore[no-untyped-call]
+    slope = ctx.call._replace(derivative=True)
+    derivative: Tensor = function.apply(x, amax, slope, False)  # type: ignore[no-untyped-call]
     return vector * derivative
 
 
@@ -218,5 +264,5 @@ def _(x: Tensor, *arguments: Any) -> Tensor:
 
 
 @register_fake("fake_quantize_out")
-def _(x: Tensor, out: Tensor, *arguments: Any) -> None:
+def _(x: Tensor, amax: Tensor | None, out: Tensor, *arguments: Any) -> None:
     return None

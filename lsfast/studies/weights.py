@@ -17,7 +17,7 @@ from lsfast import checks
 from lsfast.data import batches, tensors_in
 from lsfast.formats import QuantScheme, scheme
 from lsfast.objective import Objective
-from lsfast.quantization import fake_quantize
+from lsfast.quantization.fake_quantize import fake_quantize
 
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)

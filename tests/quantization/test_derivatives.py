@@ -5,8 +5,9 @@ import torch
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import lsfast
+from lsfast.quantization.operators import scheme_numbers
 
-SCHEMES = ["e2m1", "fp8_e4m3", "nvfp4"]
+SCHEMES = ["e2m1", "fp8_e4m3", "nvfp4", "mxfp4", "int8", "nf4_g64"]
 
 
 @pytest.fixture
@@ -90,9 +91,40 @@ def test_torch_compile_takes_it_whole(mask, x):
     assert torch.equal(leaves[0].grad, leaves[1].grad)
 
 
+def test_the_derivative_goes_through_the_transform(x):
+    scheme = lsfast.scheme("nvfp4").replace(hadamard=32)
+    weight = torch.randn(6, 32)
+    line = x[:, :32].contiguous()
+
+    def quantized(x):
+        return lsfast.fake_quantize(x, scheme)
+
+    expected = lsfast.hadamard(weight, 32, inverse=True)
+    assert torch.equal(grad(lambda x: (quantized(x) * weight).sum())(line), expected)
+    assert torch.equal(jvp(quantized, (line,), (weight,))[1], lsfast.hadamard(weight, 32))
+    masked = grad(lambda x: lsfast.fake_quantize(x, scheme, mask_saturated=True).sum())(line)
+    inside = lsfast.hadamard(masked, 32)  # ones where nothing saturated
+    assert set(inside.round().unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_given_amax_saturates_and_masks():
+    x = torch.tensor([0.5, -3.0, 1.0, 0.25])
+    assert torch.equal(lsfast.fake_quantize(x, "fp8_e4m3", amax=1.0), torch.tensor([0.5, -1.0, 1.0, 0.25]))
+    gradient = grad(lambda x: lsfast.fake_quantize(x, "fp8_e4m3", amax=1.0, mask_saturated=True).sum())(x)
+    assert gradient.tolist() == [1.0, 0.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="amax= cannot be used under vmap"):
+        vmap(lambda x: lsfast.fake_quantize(x, "fp8_e4m3", amax=1.0))(x[:, None])
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4", "int8", "e4m3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_operators_pass_opcheck(dtype, x):
-    arguments = (2, 1, 0, 2, 1, 32, 0, 1, False, False, 3, 0)
-    torch.library.opcheck(torch.ops.lsfast.fake_quantize.default, (x.to(dtype), *arguments))
+def test_operators_pass_opcheck(name, dtype, x):
+    numbers = scheme_numbers(lsfast.scheme(name).replace(rounding="stochastic"))
+    arguments = (numbers, 1, False, False, 3, 0)
+    torch.library.opcheck(torch.ops.lsfast.fake_quantize.default, (x.to(dtype), None, *arguments))
     out = torch.empty_like(x, dtype=dtype)
-    torch.library.opcheck(torch.ops.lsfast.fake_quantize_out.default, (x.to(dtype), out, *arguments))
+    sums = torch.zeros(5, dtype=torch.float64)
+    for statistics, granularity in ((None, 0), (sums, 1)):
+        torch.library.opcheck(
+            torch.ops.lsfast.fake_quantize_out.default, (x.to(dtype), None, out, statistics, granularity, *arguments)
+        )
