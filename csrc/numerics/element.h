@@ -123,24 +123,28 @@ LSFAST_HD Bracket<F> bracket_magnitude(F magnitude, const ElementFormat& format)
   // is the fraction. Below the smallest normal the step is further away than the mantissa's own dropped bits.
   using Layout = FloatLayout<F>;
   using Bits = typename Layout::Bits;
-  constexpr int kWidth = 8 * static_cast<int>(sizeof(Bits));
+  using Signed = typename Layout::Signed;
+  constexpr Signed kWidth = 8 * sizeof(Bits);
+  constexpr Signed kSignificant = Layout::kMantissaBits + 1;
   const Bits bits = bit_cast<Bits>(magnitude);
   const Bits exponent = bits & Layout::kInfinity;
   const Bits floor = static_cast<Bits>(format.min_exponent + Layout::kBias) << Layout::kMantissaBits;
   const Bits binade = exponent > floor ? exponent : floor;
   const Bits significand = (bits ^ exponent) | (Bits{1} << Layout::kMantissaBits);
-  const int shift =
-      static_cast<int>((binade - exponent) >> Layout::kMantissaBits) + Layout::kMantissaBits - format.mantissa_bits;
-  const int left = kWidth - shift;
-  const Bits steps = shift < kWidth ? significand >> (shift & (kWidth - 1)) : Bits{0};
-  const Bits near = left >= 0 && left < kWidth ? significand << (left & (kWidth - 1)) : Bits{0};
-  const Bits far = left < 0 && -left < kWidth ? significand >> (-left & (kWidth - 1)) : Bits{0};
+  const Signed shift = static_cast<Signed>((binade - exponent) >> Layout::kMantissaBits) + Layout::kMantissaBits -
+                       static_cast<Signed>(format.mantissa_bits);
+  const Signed steps = static_cast<Signed>(significand >> (shift < kWidth ? shift : kWidth - 1));
+  // The fraction's bits, moved to the top of the word: to the left, or for tiny numbers to the right.
+  const Signed beyond = shift - kSignificant;
+  const Signed left = beyond < 0 ? -beyond : 0;
+  const Signed right = beyond < 0 ? 0 : (beyond < kWidth ? beyond : kWidth - 1);
+  const Bits aligned = ((significand << (kWidth - kSignificant)) << left) >> right;
+  const Bits fraction = beyond < kWidth ? aligned : Bits{0};
   const F step =
       bit_cast<F>(static_cast<Bits>(binade - (static_cast<Bits>(format.mantissa_bits) << Layout::kMantissaBits)));
-  using Signed = typename Layout::Signed;
-  bracket.below = static_cast<F>(static_cast<Signed>(steps)) * step;
-  bracket.above = static_cast<F>(static_cast<Signed>(steps) + 1) * step;
-  bracket.fraction = static_cast<uint32_t>((near | far) >> (kWidth - 32));
+  bracket.below = static_cast<F>(steps) * step;
+  bracket.above = static_cast<F>(steps + 1) * step;
+  bracket.fraction = static_cast<uint32_t>(fraction >> (kWidth - 32));
   return bracket;
 }
 

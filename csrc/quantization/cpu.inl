@@ -1,5 +1,6 @@
 // CPU kernels of the quantization room: what is done to each region of a tensor, tile by tile. Compiled once per
 // instruction set (platform/dispatch.h). plan.h cuts the tensor, tile_cpu.inl has the steps.
+#include "quantization/codes_cpu.inl"
 #include "quantization/plan.h"
 #include "quantization/statistics_cpu.inl"
 #include "quantization/tile_cpu.inl"
@@ -134,11 +135,16 @@ class Quantizer {
   // The tile's numbers, transformed: in the tensor itself where that is possible, else in tile_.x.
   const F* loaded(const TilePlace& at) {
     if (!plan_.columns) prefetch_ahead(x_ + at.first, at.columns);
+    const Hadamard& hadamard = p_.scheme.hadamard;
     if constexpr (std::is_same_v<T, F>) {
-      if (!plan_.columns && at.columns % kGroup == 0 && p_.scheme.hadamard.size == 0) return kept_ = x_ + at.first;
+      if (!plan_.columns && at.columns % kGroup == 0) {
+        if (hadamard.size == 0) return kept_ = x_ + at.first;
+        transform(x_ + at.first, tile_.x, at, hadamard, false);
+        return kept_ = tile_.x;
+      }
     }
     load(x_, at, tile_.x);
-    if (p_.scheme.hadamard.size > 0) transform(tile_.x, at, p_.scheme.hadamard, false);
+    if (hadamard.size > 0) transform(tile_.x, tile_.x, at, hadamard, false);
     return kept_ = tile_.x;
   }
 
@@ -278,52 +284,6 @@ void transformed_amax(const QuantizeParams& p, int64_t tensor, uint32_t* amax, i
   LSFAST_DISPATCH(p.kind, transformed_amax_range<scalar_t>(p, tensor, amax, begin, end));
 }
 
-// ---- dequantize ----------------------------------------------------------------------------------------------------
-
-template <class T>
-void dequantize_range(const DequantizeParams& p, int64_t begin, int64_t end) {
-  const int bits = p.scheme.code_bits();
-  const int width = bits <= 8 ? bits : (bits <= 16 ? 16 : 32);
-  const ScaleRule rule = p.scheme.rule;
-  const float amax = p.amax_bits == nullptr ? 0.0f : bit_cast<float>(*p.amax_bits);
-  const TensorScale tensor = make_tensor_scale(amax, p.scheme.tensor_scale, p.scheme.compat);
-  float table[256];
-  for (uint32_t code = 0; code < 256u && bits <= 8; ++code) {
-    table[code] = code >> bits == 0u ? decode_code(code, p.scheme) : 0.0f;
-  }
-  const auto factor_at = [&](int64_t block) {
-    const bool bytes = is_e8m0(rule) || rule == ScaleRule::kE4m3;
-    if (rule == ScaleRule::kNone) return 1.0f;
-    if (p.scheme.per_tensor) return static_cast<const float*>(p.scales)[0];
-    if (!bytes) return static_cast<const float*>(p.scales)[block];
-    return stored_factor(rule, static_cast<const uint8_t*>(p.scales)[block], tensor, p.scheme.compat);
-  };
-  const int64_t step = std::min<int64_t>(p.block_length, kRowTile);
-  uint32_t codes[kRowTile];
-  for (int64_t line = begin; line < end; ++line) {
-    const int64_t band = line / p.height * p.height_blocks() + line % p.height / p.block_height;
-    T* const y = static_cast<T*>(p.y) + line * p.length;
-    for (int64_t first = 0; first < p.length; first += kRowTile) {
-      const int count = static_cast<int>(std::min<int64_t>(kRowTile, p.length - first));
-      unpack_codes(p.codes + line * p.line_bytes + first * width / 8, count, bits, codes);
-      for (int i = 0; i < count;) {
-        const int64_t position = first + i;
-        const int64_t block = position / p.block_length;
-        const int last = static_cast<int>(std::min<int64_t>(count, i + step - position % step));
-        const float factor = factor_at(band * p.length_blocks() + block);
-        for (; i < last; ++i) {
-          const float number = bits <= 8 ? table[codes[i]] : decode_code(codes[i], p.scheme);
-          y[first + i] = from_float<T>(number * factor);
-        }
-      }
-    }
-  }
-}
-
-void dequantize(const DequantizeParams& p, int64_t begin, int64_t end) {
-  LSFAST_DISPATCH(p.kind, dequantize_range<scalar_t>(p, begin, end));
-}
-
 // ---- Hadamard ------------------------------------------------------------------------------------------------------
 
 template <class T, class F>
@@ -339,7 +299,7 @@ void hadamard_range(const HadamardParams& p, int64_t begin, int64_t end) {
       at.columns = p.inner == 1 ? size : static_cast<int>(std::min<int64_t>(kMostColumns, p.inner - column));
       at.pitch = at.columns;
       load(static_cast<const T*>(p.x), at, values);
-      transform(values, at, p.transform, p.inverse);
+      transform(values, values, at, p.transform, p.inverse);
       store(values, at, false, static_cast<T*>(p.y));
     }
   }

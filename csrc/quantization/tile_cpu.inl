@@ -109,12 +109,12 @@ LSFAST_HD void butterfly(F* __restrict a, F* __restrict b, int count) {
 // turned: the compiler's own vectors, which it maps to the registers of any instruction set. Group g is multiplied by
 // before[g % period] first and by after[g % period] last; a period is 1, 2, 4 or 8.
 template <class F>
-void transform_groups(F* x, int groups, const F* before, const F* after, int period) {
+void transform_groups(const F* from, F* x, int groups, const F* before, const F* after, int period) {
   typedef F Group __attribute__((vector_size(kGroup * sizeof(F))));
 #define LSFAST_STAGE(...) group = __builtin_shufflevector(group, group, __VA_ARGS__) + group * turned
   for (int g = 0; g < groups; ++g) {
     Group group, factor;
-    std::memcpy(&group, x + g * kGroup, sizeof(group));
+    std::memcpy(&group, from + g * kGroup, sizeof(group));
     std::memcpy(&factor, before + (g & (period - 1)) * kGroup, sizeof(factor));
     group *= factor;
     Group turned = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
@@ -152,8 +152,9 @@ void transform_columns(F* x, const TilePlace& at, int size, const F* before, con
   }
 }
 
+// A tile of one row may come from elsewhere, a tile of columns is transformed in place.
 template <class F>
-void transform(F* x, const TilePlace& at, const Hadamard& hadamard, bool inverse) {
+void transform(const F* from, F* x, const TilePlace& at, const Hadamard& hadamard, bool inverse) {
   const int size = hadamard.size;
   const F factor = hadamard_factor<F>(size);
   F one[kLargestHadamard], before[kLargestHadamard], after[kLargestHadamard];
@@ -165,7 +166,7 @@ void transform(F* x, const TilePlace& at, const Hadamard& hadamard, bool inverse
   }
   if (at.rows > 1) return transform_columns(x, at, size, before, after);
   const int period = size / kGroup;
-  transform_groups(x, at.columns / kGroup, before, period == 1 ? after : one, period);
+  transform_groups(from, x, at.columns / kGroup, before, period == 1 ? after : one, period);
   if (period == 1) return;
   for (int first = 0; first < at.columns; first += size) {
     F* const values = x + first;
@@ -405,68 +406,6 @@ void round_tile(const QuantScheme& scheme, int count, const uint32_t* words, F* 
     return round_as<F, Carrier::kWide>(scheme, count, words, values);
   }
   round_as<F, Carrier::kNarrow>(scheme, count, words, values);
-}
-
-// ---- codes ---------------------------------------------------------------------------------------------------------
-
-// codes[i] = the code of a rounded number; each kind of element in a loop of its own.
-template <class F>
-void encode_values(const F* __restrict values, int count, const QuantScheme& scheme, uint32_t* __restrict codes) {
-  const ElementFormat element = scheme.element;
-  if (element.special == Special::kTable) {
-    for (int i = 0; i < count; ++i) codes[i] = encode_normal_float(static_cast<float>(values[i]));
-  } else if (is_integer(element.special)) {
-    for (int i = 0; i < count; ++i) codes[i] = encode_integer(static_cast<float>(values[i]), element);
-  } else {
-    for (int i = 0; i < count; ++i) codes[i] = encode_float(static_cast<float>(values[i]), element);
-  }
-}
-
-// Packs `count` codes of `bits` bits, each in its own word, from the lowest bit of `bytes` up; 9 to 16 bits take two
-// bytes and wider codes four.
-inline void pack_codes(const uint32_t* __restrict codes, int count, int bits, uint8_t* __restrict bytes) {
-  if (bits == 4) {
-    for (int i = 0; i < count / 2; ++i) bytes[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
-    if (count % 2 == 1) bytes[count / 2] = static_cast<uint8_t>(codes[count - 1]);
-    return;
-  }
-  if (bits == 8) {
-    for (int i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(codes[i]);
-    return;
-  }
-  const int width = bits < 8 ? bits : (bits <= 16 ? 16 : 32);
-  uint64_t pending = 0;
-  int held = 0;
-  for (int i = 0; i < count; ++i) {
-    pending |= static_cast<uint64_t>(codes[i]) << held;
-    for (held += width; held >= 8; held -= 8, pending >>= 8) *bytes++ = static_cast<uint8_t>(pending);
-  }
-  if (held > 0) *bytes = static_cast<uint8_t>(pending);
-}
-
-inline void unpack_codes(const uint8_t* __restrict bytes, int count, int bits, uint32_t* __restrict codes) {
-  if (bits == 4) {
-    for (int i = 0; i < count / 2; ++i) {
-      codes[2 * i] = bytes[i] & 15u;
-      codes[2 * i + 1] = bytes[i] >> 4;
-    }
-    if (count % 2 == 1) codes[count - 1] = bytes[count / 2] & 15u;
-    return;
-  }
-  if (bits == 8) {
-    for (int i = 0; i < count; ++i) codes[i] = bytes[i];
-    return;
-  }
-  const int width = bits < 8 ? bits : (bits <= 16 ? 16 : 32);
-  const uint64_t mask = (uint64_t{1} << width) - 1u;
-  uint64_t pending = 0;
-  int held = 0;
-  for (int i = 0; i < count; ++i) {
-    for (; held < width; held += 8) pending |= static_cast<uint64_t>(*bytes++) << held;
-    codes[i] = static_cast<uint32_t>(pending & mask);
-    pending >>= width;
-    held -= width;
-  }
 }
 
 }  // namespace lsfast::quantization::LSFAST_ISA
