@@ -51,13 +51,14 @@ class Quantizer {
         plan_(make_plan(params)),
         x_(static_cast<const T*>(params.x) + tensor * params.per_tensor()),
         y_(params.y == nullptr ? nullptr : static_cast<T*>(params.y) + tensor * params.per_tensor()),
-        in_one_(rounds_in_one<F>(params.scheme) && params.codes == nullptr && !params.derivative &&
+        in_one_(rounds_in_one<F>(params.scheme) && !params.derivative &&
                 (params.granularity == Granularity::kNone || params.granularity == Granularity::kTensor)),
         blocked_(params.scheme.rule != ScaleRule::kNone && !params.scheme.per_tensor) {
     const float amax = params.amax_bits == nullptr ? 0.0f : bit_cast<float>(params.amax_bits[tensor]);
     tensor_scale_ = make_tensor_scale(amax, params.scheme.tensor_scale, params.scheme.compat);
     streaming_ = !plan_.columns && y_ != nullptr &&
                  may_stream(y_, params.per_tensor() * static_cast<int64_t>(sizeof(T))) && plan_.length % kGroup == 0;
+    std::fill(one_, one_ + kScales, 1.0f);
     if (!blocked_) {
       for (uint32_t& bits : tile_.amax) bits = bit_cast<uint32_t>(amax);
       fill_scales(params.scheme, tensor_scale_, kScales, tile_);
@@ -156,13 +157,17 @@ class Quantizer {
     if (scheme.rounding == Rounding::kStochastic && !p_.derivative) fill_tile_words(at, line, position);
     if (in_one_ && at.rows_per_block == 0) {
       if (p_.granularity == Granularity::kTensor) {
-        sums_.saturated += quantize_tile<true>(x, at, scheme, tile_);
+        sums_.saturated += quantize_tile<true>(x, at, scheme, tile_.factor, tile_);
         include_rounded<T>(x, values, count, sums_);
         include_largest(x, count, tile_.amax, blocks_, sums_);
       } else {
-        quantize_tile<false>(x, at, scheme, tile_);
+        quantize_tile<false>(x, at, scheme, p_.codes == nullptr ? tile_.factor : one_, tile_);
       }
-      store(values, at, streaming_, y_);
+      if (p_.codes != nullptr) {
+        store_codes(at, line, position);
+      } else {
+        store(values, at, streaming_, y_);
+      }
       return;
     }
     if (divides(scheme.compat)) {
@@ -222,13 +227,12 @@ class Quantizer {
 
   void store_scales(const Region& region, int blocks) {
     const int64_t first = region.band * plan_.length_blocks() + region.position / plan_.block_length;
-    for (int b = 0; b < blocks; ++b) {
-      if (p_.scheme.rule == ScaleRule::kE4m3 || is_e8m0(p_.scheme.rule)) {
-        static_cast<uint8_t*>(p_.scales)[first + b] =
-            static_cast<uint8_t>(stored_code(p_.scheme.rule, {tile_.multiplier[b], tile_.factor[b], tile_.codes[b]}));
-      } else {
-        static_cast<float*>(p_.scales)[first + b] = tile_.factor[b];
-      }
+    const ScaleRule rule = p_.scheme.rule;
+    if (rule == ScaleRule::kE4m3 || is_e8m0(rule)) {
+      uint8_t* const bytes = static_cast<uint8_t*>(p_.scales) + first;
+      for (int b = 0; b < blocks; ++b) bytes[b] = static_cast<uint8_t>(stored_code(rule, {0.0f, 0.0f, tile_.codes[b]}));
+    } else {
+      std::copy(tile_.factor, tile_.factor + blocks, static_cast<float*>(p_.scales) + first);
     }
   }
 
@@ -243,6 +247,7 @@ class Quantizer {
   const F* kept_ = nullptr;
   TensorScale tensor_scale_;
   Sums sums_;
+  float one_[kScales];
   Tile<F> tile_;
 };
 

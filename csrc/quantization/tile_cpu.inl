@@ -384,17 +384,18 @@ int32_t quantize_in_one(const F* __restrict x, const TilePlace& at, const float*
   return sum;
 }
 
+// `factor`: the tile's own, or ones where rounded numbers are wanted.
 template <bool counting, class F>
-int32_t quantize_tile(const F* x, const TilePlace& at, const QuantScheme& scheme, Tile<F>& tile) {
+int32_t quantize_tile(const F* x, const TilePlace& at, const QuantScheme& scheme, const float* factor, Tile<F>& tile) {
   switch (scheme.rounding) {
     case Rounding::kStochastic:
-      return quantize_in_one<Rounding::kStochastic, counting>(x, at, tile.multiplier, tile.factor, tile.words, scheme,
+      return quantize_in_one<Rounding::kStochastic, counting>(x, at, tile.multiplier, factor, tile.words, scheme,
                                                               tile.values);
     case Rounding::kTowardZero:
-      return quantize_in_one<Rounding::kTowardZero, counting>(x, at, tile.multiplier, tile.factor, tile.words, scheme,
+      return quantize_in_one<Rounding::kTowardZero, counting>(x, at, tile.multiplier, factor, tile.words, scheme,
                                                               tile.values);
     default:
-      return quantize_in_one<Rounding::kNearest, counting>(x, at, tile.multiplier, tile.factor, tile.words, scheme,
+      return quantize_in_one<Rounding::kNearest, counting>(x, at, tile.multiplier, factor, tile.words, scheme,
                                                            tile.values);
   }
 }
