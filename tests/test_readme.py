@@ -26,3 +26,21 @@ def test_the_example_prints_what_is_shown(run_python):
     # Another torch or processor may round differently: the last digit shown may move.
     for a, b in zip(re.findall(number, printed), re.findall(number, shown), strict=True):
         assert math.isclose(float(a), float(b), rel_tol=2e-2), (a, b)
+
+
+def test_the_quantization_examples_run(run_python):
+    section = README[README.index("## Quantization\n") : README.index("## Speed\n")]
+    first, _, third = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    run_python("import torch, lsfast\n" + first)
+    model = "layer = torch.nn.Linear(64, 8)\nx = torch.randn(4, 64)\n"
+    objective = "objective = lsfast.Objective(torch.nn.Sequential(layer), torch.nn.MSELoss(), (x, torch.zeros(4, 8)))\n"
+    run_python("import os, tempfile, torch, lsfast\nos.chdir(tempfile.mkdtemp())\n" + model + objective + third)
+
+
+def test_the_quantize_command_prints_what_is_shown(run_python, tmp_path):
+    shown = re.search(r"```\n\$ lsfast (quantize .*?)\n(.*?)```", README, re.DOTALL)
+    program = re.search(r"```python\n(import torch\nfrom safetensors.*?)```", README, re.DOTALL)[1]
+    command = f"from lsfast.cli import main\nmain({shown[1].split()})"
+    printed = run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{program}\n{command}")
+    assert printed.split() == shown[2].split()
+    assert (tmp_path / "result" / "error.png").stat().st_size > 0
