@@ -26,12 +26,11 @@ __device__ __forceinline__ void round_nearest(F (&values)[kCount], const Element
 template <int kCount, class F>
 __device__ __forceinline__ void round_values(F (&values)[kCount], const QuantizeParams& p, const WordPlace& words) {
   QuantScheme scheme = p.scheme;
-  const bool table = scheme.element.special == Special::kTable;
-  if (scheme.rounding == Rounding::kNearest && scheme.overflow == Overflow::kSaturate && !table) {
+  const Special special = scheme.element.special;
+  if (scheme.rounding == Rounding::kNearest && scheme.overflow == Overflow::kSaturate && special != Special::kTable &&
+      special != Special::kFullInteger) {
     // Known to the compiler, so that each loop has one way through it.
-    const bool wide = shares_exponent_range<F>(scheme.element);
-    scheme.element.exponent_bits = wide ? 8 : 7;
-    if (wide) {
+    if (shares_exponent_range<F>(scheme.element)) {
       scheme.element.exponent_bits = 8;
       round_nearest(values, scheme.element);
     } else {

@@ -32,6 +32,20 @@ def test_every_scheme_and_rounding(emulated, name, dtype):
         assert_as_on_the_cpu(emulated, x, variant(name, rounding=rounding))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "axis"), [("int8", (4, 256), 1), ("int4_g32", (4, 70), 1), ("int4_g32", (64, 3), 0)]
+)
+def test_integers_of_full_range_reach_their_lowest(emulated, name, shape, axis):
+    scheme = variant(name, element=f"{lsfast.scheme(name).element}_full")
+    x = numbers(*shape)
+    x.select(axis, 0).fill_(-1e7)  # the largest of its block: it becomes -128 or -8
+    x.select(axis, 1).fill_(1e7)
+    for rounding in ROUNDINGS[:2]:
+        result = assert_as_on_the_cpu(emulated, x, scheme.replace(rounding=rounding), axis)
+        if rounding == "nearest":
+            assert (-result.select(axis, 0) > result.select(axis, 1)).all()
+
+
 @pytest.mark.parametrize("name", [*lsfast.schemes(), "e8m3", "e7m7"])
 def test_not_numbers_infinities_and_last_blocks_that_are_not_full(emulated, name):
     for dtype in DTYPES:
