@@ -10,6 +10,7 @@ import torch
 
 import lsfast
 from lsfast.formats import element_format
+from lsfast.studies.checkpoint import stored_bits
 
 RESULTS = Path(__file__).parent / "results" / "schemes.json"
 COUNT = 2**20
@@ -26,7 +27,7 @@ def measured(name: str) -> dict[str, object]:
         "element": scheme.element,
         "block": _block(scheme.block),
         "scale": f"{scheme.scale}{' over fp32' if scheme.tensor_scale else ''}" if scheme.scale else "-",
-        "bits": scheme.bits,
+        "bits": stored_bits(scheme, x.shape) / x.numel(),
         "smallest": element.smallest_subnormal,
         "largest": element.largest,
         "sqnr": float(statistics.sqnr),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -243,15 +244,11 @@ class QuantScheme:
         if self.compat not in allowed:
             raise ValueError(f"scheme: compat with an {self.scale} scale must be one of {allowed}, got {self.compat!r}")
 
-    @property
-    def bits(self) -> float:
-        """Bits per value, block scales included; what a row or tensor shares is left out."""
-        per_block = {None: 0, "fp32": 32, "e4m3": 8, "e8m0": 8}[self.scale]
-        if self.block is None or isinstance(self.block, str):
-            count = 0
-        else:
-            count = self.block if isinstance(self.block, int) else self.block[0] * self.block[1]
-        return element_format(self.element).bits + (per_block / count if count else 0.0)
+    @staticmethod
+    def from_fields(fields: Mapping[str, Any]) -> QuantScheme:
+        """Return the scheme that ``dataclasses.asdict`` gave these fields of, also after a way through JSON."""
+        block = fields["block"]
+        return QuantScheme(**{**fields, "block": tuple(block) if isinstance(block, list) else block})
 
     def replace(self, **changes: Any) -> QuantScheme:
         """Return the scheme with some attributes changed.

@@ -1,18 +1,21 @@
-"""Files of results: text, or named arrays in one npz; written in one step, and read only if they are whole."""
+"""Files of results: text, JSON, or named arrays in one npz; written in one step, and read only if they are whole."""
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -35,6 +38,30 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, whole or not at all."""
     with written_whole(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
+    """Write JSON as a file of this kind, whole or not at all."""
+    write_text(path, json.dumps({"kind": kind, **content}, indent=1))
+
+
+def read_json(
+    function: str, path: str | os.PathLike[str], kind: str, described: str, read: Callable[[Any], Result]
+) -> Result:
+    """Return what `read` makes of what `write_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is torn, foreign or of another kind: it must be what `described` says.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        if content["kind"] != kind:
+            raise ValueError(f"kind is {content['kind']!r}")
+        return read(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{function}: path must be {described}, got {os.fspath(path)!r}: {error}") from None
 
 
 def write_arrays(

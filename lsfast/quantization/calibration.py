@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lsfast import checks
 from lsfast.formats import QuantScheme
-from lsfast.results import write_text
+from lsfast.results import read_json, write_json
 
 METHODS = ("max", "percentile", "mse")
 
@@ -49,12 +48,11 @@ class Calibration:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the calibration as JSON, whole or not at all."""
         content = {
-            "kind": "lsfast.Calibration",
             "scheme": dataclasses.asdict(self.scheme),
             "method": self.method,
             "amax": {name: float(value) for name, value in self.amax.items()},
         }
-        write_text(path, json.dumps(content, indent=1))
+        write_json(path, "lsfast.Calibration", content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -65,16 +63,10 @@ class Calibration:
         ValueError
             If the file is torn or holds something else.
         """
-        try:
-            content = json.loads(Path(path).read_text())
-            if content["kind"] != "lsfast.Calibration":
-                raise ValueError(f"kind is {content['kind']!r}")
-            described = dict(content["scheme"])
-            if isinstance(described["block"], list):
-                described["block"] = tuple(described["block"])
+
+        def read(content: Any) -> Calibration:
             amax = {str(name): torch.tensor(float(value)) for name, value in content["amax"].items()}
-            return cls(QuantScheme(**described), checks.one_of("load", "method", content["method"], METHODS), amax)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"Calibration.load: path must be a calibration, got {os.fspath(path)!r}: {error}"
-            ) from None
+            method = checks.one_of("load", "method", content["method"], METHODS)
+            return cls(QuantScheme.from_fields(content["scheme"]), method, amax)
+
+        return read_json("Calibration.load", path, "lsfast.Calibration", "a calibration", read)

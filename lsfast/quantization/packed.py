@@ -354,13 +354,11 @@ def _read(function: str, path: str | os.PathLike[str]) -> dict[str, QuantizedTen
     found = {}
     for name, (parts, description) in read_entries(function, path).items():
         try:
-            fields = dict(description["scheme"])
-            fields["block"] = tuple(fields["block"]) if isinstance(fields["block"], list) else fields["block"]
             found[name] = QuantizedTensor(
                 codes=parts["codes"],
                 scales=parts.get("scales"),
                 amax=parts.get("amax"),
-                scheme=QuantScheme(**fields),
+                scheme=QuantScheme.from_fields(description["scheme"]),
                 shape=torch.Size(description["shape"]),
                 dtype={str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES}[description["dtype"]],
                 axis=checks.positive_integer(function, "axis", description["axis"], least=0),

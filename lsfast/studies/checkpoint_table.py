@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsfast.results import write_text
+from lsfast.results import read_json, write_json
 from lsfast.studies.table import align
 
 if TYPE_CHECKING:
@@ -153,14 +151,13 @@ class CheckpointTable:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON, whole or not at all."""
         content = {
-            "kind": "lsfast.CheckpointTable",
             "file": self.file,
             "schemes": self.schemes,
             "totals": [_with_sqnr(self.total(name)) for name in self.schemes],
             "rows": [_with_sqnr(row) for row in self.rows],
             "left_out": [dataclasses.asdict(each) for each in self.left_out],
         }
-        write_text(path, json.dumps(content, indent=1))
+        write_json(path, "lsfast.CheckpointTable", content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CheckpointTable:
@@ -171,10 +168,8 @@ class CheckpointTable:
         ValueError
             If the file is torn or holds something else.
         """
-        try:
-            content = json.loads(Path(path).read_text())
-            if content["kind"] != "lsfast.CheckpointTable":
-                raise ValueError(f"kind is {content['kind']!r}")
+
+        def read(content: Any) -> CheckpointTable:
             rows = [{name: value for name, value in row.items() if name != "sqnr"} for row in content["rows"]]
             return cls(
                 file=content["file"],
@@ -182,10 +177,8 @@ class CheckpointTable:
                 rows=tuple(TensorError(**{**row, "shape": tuple(row["shape"])}) for row in rows),
                 left_out=tuple(LeftOut(**{**each, "shape": tuple(each["shape"])}) for each in content["left_out"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"CheckpointTable.load: path must be a table of a checkpoint, got {os.fspath(path)!r}: {error}"
-            ) from None
+
+        return read_json("CheckpointTable.load", path, "lsfast.CheckpointTable", "a table of a checkpoint", read)
 
 
 def _cells(row: TensorError, shape: str) -> list[str]:
