@@ -27,6 +27,9 @@ enum class Compat : int32_t { kDefault = 0, kTorchao = 1, kModelopt = 2 };
 
 LSFAST_HD constexpr bool is_e8m0(ScaleRule rule) { return rule >= ScaleRule::kFloor; }
 
+// Is a block's scale stored as a byte? Else as float32.
+LSFAST_HD constexpr bool scale_is_byte(ScaleRule rule) { return rule == ScaleRule::kE4m3 || is_e8m0(rule); }
+
 constexpr float kNvfp4Range = 2688.0f;  // 448 * 6, the largest scale times the largest element
 constexpr uint32_t kFloat32Infinity = 0x7f800000u;
 constexpr uint32_t kFloat32Nan = 0x7fc00000u;

@@ -20,7 +20,11 @@ struct QuantScheme {
   Hadamard hadamard;
 
   LSFAST_HD bool needs_tensor_amax() const { return per_tensor || tensor_scale; }
+  // Does a part of the tensor, and not all of it, share a scale?
+  LSFAST_HD bool blocked() const { return rule != ScaleRule::kNone && !per_tensor; }
   LSFAST_HD int32_t code_bits() const { return 1 + element.exponent_bits + element.mantissa_bits; }
+  // A code as stored: packed up to 8 bits, in whole numbers of two or four bytes beyond.
+  LSFAST_HD int32_t stored_bits() const { return code_bits() <= 8 ? code_bits() : (code_bits() <= 16 ? 16 : 32); }
 };
 
 // `scaled` is x times the block's multiplier. NaN stays NaN; integers have no negative zero.

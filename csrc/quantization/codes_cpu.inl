@@ -111,14 +111,13 @@ inline void decode_values(const uint8_t* __restrict bytes, int count, const Quan
 
 template <class T>
 void dequantize_range(const DequantizeParams& p, int64_t begin, int64_t end) {
-  const int bits = p.scheme.code_bits();
-  const int width = bits <= 8 ? bits : (bits <= 16 ? 16 : 32);
+  const int width = p.scheme.stored_bits();
   const ScaleRule rule = p.scheme.rule;
   const float amax = p.amax_bits == nullptr ? 0.0f : bit_cast<float>(*p.amax_bits);
   const TensorScale tensor = make_tensor_scale(amax, p.scheme.tensor_scale, p.scheme.compat);
   const DecodeTable table(p.scheme);
   float factor_of_byte[256];
-  const bool bytes = is_e8m0(rule) || rule == ScaleRule::kE4m3;
+  const bool bytes = scale_is_byte(rule);
   for (uint32_t code = 0; code < 256u && bytes; ++code) {
     factor_of_byte[code] = stored_factor(rule, code, tensor, p.scheme.compat);
   }

@@ -30,7 +30,7 @@ struct Columns {
 
 Columns make_columns(const QuantizeParams& p) {
   Columns c{};
-  c.blocked = is_blocked(p.scheme);
+  c.blocked = p.scheme.blocked();
   c.height = p.height;
   c.length = p.length;
   c.inner = p.inner;

@@ -53,7 +53,7 @@ class Quantizer {
         y_(params.y == nullptr ? nullptr : static_cast<T*>(params.y) + tensor * params.per_tensor()),
         in_one_(rounds_in_one<F>(params.scheme) && !params.derivative &&
                 (params.granularity == Granularity::kNone || params.granularity == Granularity::kTensor)),
-        blocked_(params.scheme.rule != ScaleRule::kNone && !params.scheme.per_tensor) {
+        blocked_(params.scheme.blocked()) {
     const float amax = params.amax_bits == nullptr ? 0.0f : bit_cast<float>(params.amax_bits[tensor]);
     tensor_scale_ = make_tensor_scale(amax, params.scheme.tensor_scale, params.scheme.compat);
     streaming_ = !plan_.columns && y_ != nullptr &&
@@ -219,16 +219,15 @@ class Quantizer {
   void store_codes(const TilePlace& at, int64_t line, int64_t position) {
     encode_values(tile_.values, at.columns, p_.scheme, tile_.words);
     const int bits = p_.scheme.code_bits();
-    const int width = bits <= 8 ? bits : (bits <= 16 ? 16 : 32);
     // A plan that runs on through the ends of lines has one line of whole bytes.
     const int64_t line_start = plan_.length == p_.length ? line * p_.line_bytes : 0;
-    pack_codes(tile_.words, at.columns, bits, p_.codes + line_start + position * width / 8);
+    pack_codes(tile_.words, at.columns, bits, p_.codes + line_start + position * p_.scheme.stored_bits() / 8);
   }
 
   void store_scales(const Region& region, int blocks) {
     const int64_t first = region.band * plan_.length_blocks() + region.position / plan_.block_length;
     const ScaleRule rule = p_.scheme.rule;
-    if (rule == ScaleRule::kE4m3 || is_e8m0(rule)) {
+    if (scale_is_byte(rule)) {
       uint8_t* const bytes = static_cast<uint8_t*>(p_.scales) + first;
       for (int b = 0; b < blocks; ++b) bytes[b] = static_cast<uint8_t>(stored_code(rule, {0.0f, 0.0f, tile_.codes[b]}));
     } else {

@@ -10,7 +10,7 @@ __device__ __forceinline__ float factor_at(const DequantizeParams& p, const Tens
   const ScaleRule rule = p.scheme.rule;
   if (rule == ScaleRule::kNone) return 1.0f;
   if (p.scheme.per_tensor) return static_cast<const float*>(p.scales)[0];
-  if (rule != ScaleRule::kE4m3 && !is_e8m0(rule)) return static_cast<const float*>(p.scales)[block];
+  if (!scale_is_byte(rule)) return static_cast<const float*>(p.scales)[block];
   return stored_factor(rule, static_cast<const uint8_t*>(p.scales)[block], tensor, p.scheme.compat);
 }
 

@@ -111,7 +111,7 @@ const char* launch_typed(const QuantizeParams& p, Stream stream) {
 bool runs_flat(const QuantizeParams& p) {
   const int64_t count = count_of(p.kind);
   const int bits = p.scheme.code_bits();
-  const bool blocked = is_blocked(p.scheme);
+  const bool blocked = p.scheme.blocked();
   const bool fits = fixed_block_shift(p.block_length) > 0 && p.block_length <= count * kWarpSize &&
                     p.length % p.block_length == 0 && p.inner == 1 && p.block_height == 1;
   // A transform runs along lines, codes start each line at a whole byte.

@@ -233,9 +233,7 @@ Tensor fake_quantize(const Tensor& x, std::optional<Tensor> amax, Numbers scheme
   return out;
 }
 
-int64_t packed_bytes(int64_t length, int bits) {
-  return bits <= 8 ? (length * bits + 7) / 8 : length * (bits <= 16 ? 2 : 4);
-}
+int64_t packed_bytes(int64_t length, const QuantScheme& scheme) { return (length * scheme.stored_bits() + 7) / 8; }
 
 // x with its block axis last. codes [..., bytes of a line], scales [..., blocks] (one for a tensor, none unscaled),
 // amax [1] or [0].
@@ -251,7 +249,7 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
   STD_TORCH_CHECK(word_inner >= 1 && params.lines() % word_inner == 0, kOp,
                   ": word_inner must divide the number of lines, got ", word_inner);
   params.word_inner = word_inner;
-  params.line_bytes = packed_bytes(params.length, params.scheme.code_bits());
+  params.line_bytes = packed_bytes(params.length, params.scheme);
   params.seed = static_cast<uint64_t>(seed);
   params.stream = static_cast<uint64_t>(stream);
   params.kind = scalar_kind(x);
@@ -268,7 +266,7 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& x, std::optional<Tenso
     if (params.block_height > 1) scale_shape.back() = params.height_blocks();
     scale_shape.push_back(params.length_blocks());
   }
-  const bool bytes = rule == ScaleRule::kE4m3 || is_e8m0(rule);
+  const bool bytes = scale_is_byte(rule);
   Tensor codes = torch::stable::new_empty(x, shape, ScalarType::Byte);
   Tensor scales = torch::stable::new_empty(x, scale_shape, bytes ? ScalarType::Byte : ScalarType::Float);
   Tensor largest = params.scheme.needs_tensor_amax() ? amax_of(kOp, params, x, amax)
@@ -297,10 +295,10 @@ void dequantize_out(const Tensor& codes, const Tensor& scales, const Tensor& ama
   params.block_height = shape.block_height;
   params.block_length = shape.block_length;
   params.scheme = shape.scheme;
-  params.line_bytes = packed_bytes(params.length, params.scheme.code_bits());
+  params.line_bytes = packed_bytes(params.length, params.scheme);
   params.kind = scalar_kind(out);
   const ScaleRule rule = params.scheme.rule;
-  const bool bytes = rule == ScaleRule::kE4m3 || is_e8m0(rule);
+  const bool bytes = scale_is_byte(rule);
   const int64_t blocks = shape.outer * shape.height_blocks() * shape.length_blocks();
   const int64_t expected = rule == ScaleRule::kNone ? 0 : (params.scheme.per_tensor ? 1 : blocks);
   STD_TORCH_CHECK(codes.scalar_type() == ScalarType::Byte && codes.is_contiguous() &&

@@ -37,7 +37,7 @@ LSFAST_HD int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 LSFAST_HD Plan make_plan(const QuantizeParams& p) {
   Plan plan{};
-  const bool blocked = p.scheme.rule != ScaleRule::kNone && !p.scheme.per_tensor;
+  const bool blocked = p.scheme.blocked();
   const bool by_row = p.granularity == Granularity::kRow;
   const int64_t transform = p.scheme.hadamard.size;
   plan.outer = p.outer;

@@ -34,7 +34,7 @@ struct Strips {
 
 Strips make_strips(const QuantizeParams& p) {
   Strips s{};
-  s.blocked = is_blocked(p.scheme);
+  s.blocked = p.scheme.blocked();
   const int shift = s.blocked ? fixed_block_shift(p.block_length) : kNoShift;
   const int bits = p.scheme.code_bits() <= 8 ? p.scheme.code_bits() : 8;
   // Blocks that fill lines without a rest run on through their ends.

@@ -30,8 +30,6 @@ const char* for_tensors(int64_t tensors, const Launch& launch) {
   return nullptr;
 }
 
-inline bool is_blocked(const QuantScheme& scheme) { return scheme.rule != ScaleRule::kNone && !scheme.per_tensor; }
-
 // log2 of a power of two among the sizes that blocks of fixed size have, else -1.
 inline int fixed_block_shift(int64_t length) {
   for (int shift = 4; shift <= 9; ++shift) {
@@ -242,7 +240,7 @@ __device__ __forceinline__ float tensor_amax(const QuantizeParams& p, int64_t te
 }
 
 __device__ __forceinline__ void store_scale(const QuantizeParams& p, int64_t at, const BlockScale& block) {
-  if (p.scheme.rule == ScaleRule::kE4m3 || is_e8m0(p.scheme.rule)) {
+  if (scale_is_byte(p.scheme.rule)) {
     static_cast<uint8_t*>(p.scales)[at] = static_cast<uint8_t>(stored_code(p.scheme.rule, block));
   } else {
     static_cast<float*>(p.scales)[at] = block.factor;
