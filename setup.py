@@ -68,7 +68,7 @@ def operators(cuda: bool):
     debug = os.environ.get("DEBUG") == "1"
     optimize = ["-O0", "-g"] if debug else ["-O3"]
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)]
-    sources = sorted(glob.glob("csrc/*/ops.cpp") + glob.glob("csrc/platform/*.cpp"))
+    sources = sorted(glob.glob("csrc/*/*ops.cpp") + glob.glob("csrc/platform/*.cpp"))
     sources.remove("csrc/platform/numerics_module.cpp")
     if cuda:
         if "TORCH_CUDA_ARCH_LIST" not in os.environ and not torch.cuda.is_available():

@@ -30,6 +30,7 @@ from lsfast.spectrum import (
     Tridiagonal,
     eigsh,
     lanczos,
+    parameter_traces,
     spectral_density,
     trace,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "lanczos",
     "load_quantized",
     "loss_grid",
+    "parameter_traces",
     "precision_study",
     "quantize",
     "quantized_matmul",

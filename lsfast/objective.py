@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,8 +21,14 @@ from torch.func import functional_call
 
 from lsfast import checks
 from lsfast.data import batch_count, batches, call_arguments, check_data, check_device, denominator_of, tensors_in
-from lsfast.program.autograd import Linearization, batch_gradient
+from lsfast.program import autograd
+from lsfast.program.autograd import batch_gradient
+from lsfast.program.explain import Explanation, explain
+from lsfast.program.graph import Program
+from lsfast.program.linearization import Linearization, program_of
+from lsfast.program.memory import free_memory
 from lsfast.program.points import parameter_points
+from lsfast.program.precision import PRECISIONS
 
 Metric = Callable[[Any, Any], Any]
 
@@ -72,7 +79,16 @@ class Objective:
     weight_decay
         The factor w above.
     engine
-        ``"autograd"``: products by composing ``torch.func`` transforms.
+        ``"program"``: the model and the loss are captured by ``torch.export`` and differentiated by rules for K vectors
+        at once (see `explain`). ``"autograd"``: products by composing ``torch.func`` transforms; slower, and for models
+        that cannot be captured.
+    memory_limit
+        Bytes that products may take beyond model and data; None: half of what is free now. Linearizations of batches
+        stay between products while they fit half of it, and vectors are taken in parts that fit it.
+    matmul_precision
+        How the factors of float32 matrix products and convolutions are rounded in products: ``"ieee"`` (not at all),
+        ``"tf32"`` or ``"bf16"`` (where the device has it; a CUDA device takes ``"bf16"`` as ``"tf32"``). What it costs
+        in accuracy is measured by ``check()`` of the operators.
 
     Raises
     ------
@@ -97,7 +113,9 @@ class Objective:
         count: Callable[[Any, Any], Any] | None = None,
         output: Callable[[Any], Tensor] | None = None,
         weight_decay: float = 0.0,
-        engine: str = "autograd",
+        engine: str = "program",
+        memory_limit: int | None = None,
+        matmul_precision: str = "ieee",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"Objective: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -105,12 +123,15 @@ class Objective:
             if not callable(value) and (name == "loss_fn" or value is not None):
                 raise TypeError(f"Objective: {name} must be callable, got {type(value).__name__}")
         checks.one_of("Objective", "reduction", reduction, ("mean", "sum"))
-        checks.one_of("Objective", "engine", engine, ("autograd",))
+        checks.one_of("Objective", "engine", engine, ("program", "autograd"))
         own = getattr(loss_fn, "reduction", reduction)
         if own != reduction:
             raise ValueError(f"Objective: reduction must be that of loss_fn, {own!r}, got {reduction!r}")
         if not 0.0 <= weight_decay < float("inf"):
             raise ValueError(f"Objective: weight_decay must be a finite number >= 0, got {weight_decay}")
+        checks.one_of("Objective", "matmul_precision", matmul_precision, PRECISIONS)
+        if memory_limit is not None and not memory_limit > 0:
+            raise ValueError(f"Objective: memory_limit must be a number of bytes > 0, got {memory_limit}")
         check_data(data)
         _refuse_active_dropout(model)
 
@@ -123,6 +144,9 @@ class Objective:
         self.shapes = [parameter.shape for parameter in chosen]
         self.n = sum(parameter.numel() for parameter in chosen)
         self.dtype, self.device = _common(self.names, chosen)
+        self.programs: dict[Any, Program] = {}
+        self.matmul_precision = matmul_precision
+        self.memory_limit = free_memory(self.device) // 2 if memory_limit is None else int(memory_limit)
         self._at: Tensor | None = None
         self._check_first_batch()
 
@@ -136,13 +160,19 @@ class Objective:
         named = dict(self.model.named_parameters())
         return torch.cat([named[name].detach().reshape(-1) for name in self.names])
 
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Name of a parameter -> its place in a vector [n]."""
+        ends = list(accumulate((shape.numel() for shape in self.shapes), initial=0))
+        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.names)}
+
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the parts of a vector [n] by parameter name, as views in the parameters' shapes."""
         if not isinstance(vector, Tensor) or vector.shape != (self.n,):
             got = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
             raise ValueError(f"unflatten: vector must have shape [{self.n}], got {got}")
-        parts = vector.split([shape.numel() for shape in self.shapes])
-        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+        shapes = zip(self.slices.items(), self.shapes, strict=True)
+        return {name: vector[part].view(shape) for (name, part), shape in shapes}
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
         """Return the vector [n] of parameters given by name, the inverse of `unflatten`."""
@@ -164,6 +194,13 @@ class Objective:
         moved = copy.copy(self)
         moved._at = parameters.detach().clone()
         return moved
+
+    def with_matmul_precision(self, precision: str) -> Objective:
+        """Return the same objective with another `matmul_precision`."""
+        checks.one_of("with_matmul_precision", "precision", precision, PRECISIONS)
+        other = copy.copy(self)
+        other.matmul_precision = precision
+        return other
 
     # -- values and derivatives ---------------------------------------------------------------------------------------
 
@@ -194,9 +231,27 @@ class Objective:
             raise ValueError("gradient: the gradient must be finite, got NaN or Inf in it")
         return total.add_(parameters, alpha=self.weight_decay)
 
-    def linearize(self) -> Linearization:
+    def linearize(self) -> Linearization | autograd.Linearization:
         """Return the products with the derivatives of this objective at its parameters."""
-        return Linearization(self)
+        return Linearization(self) if self.engine == "program" else autograd.Linearization(self)
+
+    def explain(self) -> Explanation:
+        """Return which operation of the model and the loss runs on which rule of the program engine.
+
+        Raises
+        ------
+        CaptureError
+            If the model cannot be captured.
+
+        Examples
+        --------
+        >>> print(objective.explain())
+        aten.linear.default              native       3
+        aten.relu.default                native       2
+        aten.cross_entropy_loss.default  native       1
+        """
+        with self.undisturbed():
+            return explain({id(p): p for p in (program_of(self, *pair) for pair in batches(self.data))}.values())
 
     def evaluate(
         self,
@@ -268,12 +323,12 @@ class Objective:
         counted = 0.0
         with self.undisturbed():
             for inputs, targets in batches(self.data):
-                count = self._counted(inputs, targets)
+                count = self.weight_of(inputs, targets)
                 if count > 0.0:
                     value = term(inputs, targets)
                     total = value.mul(count) if total is None else total.add_(value, alpha=count)
                 counted += count
-        return self._divided(total, counted)
+        return self.divided(total, counted)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -287,7 +342,8 @@ class Objective:
             for module, buffers in saved:
                 module._buffers.update(buffers)
 
-    def _counted(self, inputs: Any, targets: Any) -> float:
+    def weight_of(self, inputs: Any, targets: Any) -> float:
+        """Return the weight of a batch's loss in the whole: its count of targets, or 1 for a sum."""
         if self.reduction == "sum":
             return 1.0
         count = float(self._count(inputs, targets))
@@ -295,7 +351,8 @@ class Objective:
             raise ValueError(f"Objective: count must be a number >= 0, got {count}")
         return count
 
-    def _divided(self, total: Tensor | None, counted: float) -> Tensor:
+    def divided(self, total: Tensor | None, counted: float) -> Tensor:
+        """Return a sum over batches divided by the sum of their weights (for a mean)."""
         if total is None:
             raise ValueError("Objective: data must count more than zero targets, got none")
         return total if self.reduction == "sum" else total.div_(counted)

@@ -27,6 +27,11 @@ class LinearOperator:
     dtype, device
         Of the vectors, and of the products.
 
+    Attributes
+    ----------
+    parts
+        Name -> the slice of a vector that belongs to it, of an operator on named parameters; else empty.
+
     Examples
     --------
     >>> A = lsfast.aslinearoperator(torch.diag(torch.tensor([1.0, 2.0, 3.0])))
@@ -38,6 +43,7 @@ class LinearOperator:
         self.shape = (n, n)
         self.dtype = dtype
         self.device = torch.empty(0, device=device).device  # "cuda" is the device a tensor on it says it is on
+        self.parts: dict[str, slice] = {}
 
     def _apply(self, rows: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not define its product")
@@ -119,6 +125,7 @@ class _Combination(LinearOperator):
         elif isinstance(second, bool) or not isinstance(second, (int, float)):
             raise TypeError(f"add: expected an operator or a number, got {type(second).__name__}")
         self._first, self._a, self._second, self._b = first, a, second, b
+        self.parts = first.parts
 
     def _apply(self, rows: Tensor) -> Tensor:
         result = self._first.apply(rows) * self._a

@@ -1,29 +1,16 @@
-// The curvature room: second derivatives worth a kernel of their own. Parameters, CPU kernel table, CUDA launchers.
+// The curvature room: tangents and adjoint tangents of the operations worth a kernel of their own, one family a header.
 #pragma once
 
-#include "platform/scalar_type.h"
-#include "platform/stream.h"
+#include "curvature/elementwise.h"
+#include "curvature/normalization.h"
+#include "curvature/softmax.h"
 
 namespace lsfast::curvature {
 
-// Products with the Hessian of cross-entropy in its logits, for k tangents at once. Row i of the Hessian's block:
-//   out[j, i, :] = row_scale[i] * (p * u - p (p . u)),  p = softmax(logits[i, :]),  u = tangents[j, i, :]
-struct SoftmaxHessianParams {
-  const void* logits;     // [rows, classes] of `kind`
-  const void* row_scale;  // [rows] of `kind`
-  const void* tangents;   // [k, rows, classes] of `kind`
-  void* out;              // [k, rows, classes] of `kind`
-  int64_t k;
-  int64_t rows;
-  int64_t classes;
-  ScalarKind kind;  // kFloat32 or kFloat64
-};
-
-// Works on a range of rows, any range on any thread.
 struct CpuKernels {
-  void (*softmax_hessian)(const SoftmaxHessianParams&, int64_t begin, int64_t end);
+  ElementwiseKernels elementwise;
+  NormalizationKernels normalization;
+  SoftmaxKernels softmax;
 };
-
-const char* launch_softmax_hessian(const SoftmaxHessianParams& params, Stream stream);
 
 }  // namespace lsfast::curvature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,11 +27,14 @@ class CurvatureCheck:
         which is no derivative of the gradient, NaN.
     determinism
         The largest difference of two products with the same vector, over the largest entry.
+    matmul_precision
+        :math:`|\tilde A v - A v| / |A v|`, :math:`\tilde A` with the objective's `matmul_precision` and A with "ieee".
     """
 
     symmetry: float
     finite_difference: float
     determinism: float
+    matmul_precision: float
 
 
 class _ObjectiveOperator(LinearOperator):
@@ -41,6 +45,7 @@ class _ObjectiveOperator(LinearOperator):
             )
         super().__init__(objective.n, objective.dtype, objective.device)
         self.objective = objective
+        self.parts = objective.slices
         self._linearization = objective.linearize()
 
     def block(self, pattern: str) -> LinearOperator:
@@ -51,18 +56,10 @@ class _ObjectiveOperator(LinearOperator):
         ValueError
             If the pattern matches no parameter.
         """
-        index = torch.cat([torch.zeros(0, dtype=torch.long), *self._positions(pattern)]).to(self.device)
-        if index.numel() == 0:
+        names = [name for name in self.parts if fnmatchcase(name, pattern)]
+        if not names:
             raise ValueError(f"block: pattern must match a parameter, got {pattern!r}")
-        return _Block(self, index)
-
-    def _positions(self, pattern: str) -> list[Tensor]:
-        found, first = [], 0
-        for name, shape in zip(self.objective.names, self.objective.shapes, strict=True):
-            if fnmatchcase(name, pattern):
-                found.append(torch.arange(first, first + shape.numel()))
-            first += shape.numel()
-        return found
+        return _Block(self, names)
 
     def check(self, seed: int = 0) -> CurvatureCheck:
         """Measure how far the operator is from symmetric, from the gradient's derivative, and from deterministic.
@@ -81,7 +78,15 @@ class _ObjectiveOperator(LinearOperator):
             symmetry=float((torch.dot(u.double(), product.double()) - across).abs() / scale),
             finite_difference=self._finite_difference_defect(v, product.double(), scale),
             determinism=float((again - product).abs().max() / product.abs().max().clamp_min(1e-300)),
+            matmul_precision=self._rounding_of_factors(v, product, scale),
         )
+
+    def _rounding_of_factors(self, v: Tensor, product: Tensor, scale: Tensor) -> float:
+        if self.objective.matmul_precision == "ieee":
+            return 0.0
+        exact = copy.copy(self)
+        exact._linearization = self.objective.with_matmul_precision("ieee").linearize()
+        return float((product.double() - (exact @ v).double()).norm() / scale)
 
     def _finite_difference_defect(self, v: Tensor, product: Tensor, scale: Tensor) -> float:
         theta = self.objective.parameters
@@ -141,9 +146,16 @@ class GGNOperator(_ObjectiveOperator):
 
 
 class _Block(LinearOperator):
-    def __init__(self, whole: LinearOperator, index: Tensor) -> None:
+    def __init__(self, whole: LinearOperator, names: list[str]) -> None:
+        positions = torch.arange(whole.shape[0], device=whole.device)
+        index = torch.cat([positions[whole.parts[name]] for name in names])
         super().__init__(len(index), whole.dtype, whole.device)
         self._whole, self._index = whole, index
+        first = 0
+        for name in names:
+            size = len(positions[whole.parts[name]])
+            self.parts[name] = slice(first, first + size)
+            first += size
 
     def _apply(self, rows: Tensor) -> Tensor:
         padded = rows.new_zeros(len(rows), self._whole.shape[0])

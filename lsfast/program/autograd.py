@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lsfast.data import batches
 from lsfast.program.loss_hessian import loss_hessian_product
 
 if TYPE_CHECKING:
@@ -59,14 +60,46 @@ class Linearization:
         r"""Return the products :math:`J^T (\partial^2 \ell / \partial z^2) J v` for each row v of [k, n]."""
         return self._over_batches(rows, self._batch_ggnvp)
 
-    def _over_batches(self, rows: Tensor, product: Callable[[Tensor, Any, Any], Tensor]) -> Tensor:
+    def outputs_product(self, rows: Tensor, middle: Callable[[Tensor, Any, Tensor], Tensor]) -> Tensor:
+        r"""Return :math:`J^T M J v` for each row v, ``middle(outputs, targets, tangents)`` the map M of each batch."""
+
+        def product(part: Tensor, inputs: Any, targets: Any) -> Tensor:
+            outputs = self._outputs_of(inputs)
+            value, pull = vjp(outputs, self._parameters)[:2]
+            cotangents = middle(value.detach(), targets, self._outputs_tangents(outputs, part))
+            result: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
+            return result
+
+        return self._over_batches(rows, product, decay=False)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1."""
+        with self._objective.undisturbed(), _differentiable_attention():
+            pairs = list(batches(self._objective.data))
+            return torch.cat([self._outputs_tangents(self._outputs_of(inputs), rows) for inputs, _ in pairs], 1)
+
+    def vjp(self, cotangents: Tensor) -> Tensor:
+        """Return J^T u for each cotangent u of [k, *outputs], batches joined along axis 1: [k, n]."""
+        total, first = cotangents.new_zeros(len(cotangents), self._objective.n), 0
+        with self._objective.undisturbed(), _differentiable_attention():
+            for inputs, _ in batches(self._objective.data):
+                value, pull = vjp(self._outputs_of(inputs), self._parameters)[:2]
+                mine = cotangents[:, first : first + len(value)]
+                first += len(value)
+                if len(mine[0]) == len(value):
+                    total += vmap(lambda row, pull=pull: pull(row)[0])(mine)
+        if first != cotangents.shape[1]:
+            raise ValueError(f"vjp: cotangents must have {first} rows along axis 1, got {cotangents.shape[1]}")
+        return total.detach()
+
+    def _over_batches(self, rows: Tensor, product: Callable[[Tensor, Any, Any], Tensor], decay: bool = True) -> Tensor:
         def in_slices(inputs: Any, targets: Any) -> Tensor:
             parts = [product(part, inputs, targets).detach() for part in rows.split(_ROWS_AT_ONCE)]
             return torch.cat(parts)
 
         with _differentiable_attention():
             total = self._objective.over_batches(in_slices)
-        return total.add_(rows, alpha=self._objective.weight_decay)
+        return total.add_(rows, alpha=self._objective.weight_decay) if decay else total
 
     def _batch_hvp(self, rows: Tensor, inputs: Any, targets: Any) -> Tensor:
         gradient = grad(_loss_of(self._objective, inputs, targets))
@@ -80,6 +113,19 @@ class Linearization:
 
     def _batch_ggnvp(self, rows: Tensor, inputs: Any, targets: Any) -> Tensor:
         objective = self._objective
+        outputs = self._outputs_of(inputs)
+        tangents = self._outputs_tangents(outputs, rows)
+        value, pull = vjp(outputs, self._parameters)[:2]
+        cotangents = loss_hessian_product(objective.loss_fn, objective.batch_loss, value.detach(), targets, tangents)
+        product: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
+        return product
+
+    def _outputs_tangents(self, outputs: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        tangents: Tensor = vmap(lambda row: jvp(outputs, (self._parameters,), (row,))[1])(rows)
+        return tangents.detach()
+
+    def _outputs_of(self, inputs: Any) -> Callable[[Tensor], Tensor]:
+        objective = self._objective
 
         def outputs(parameters: Tensor) -> Tensor:
             result = objective.outputs(objective.unflatten(parameters), inputs)
@@ -90,8 +136,4 @@ class Linearization:
                 )
             return result
 
-        tangents = vmap(lambda row: jvp(outputs, (self._parameters,), (row,))[1])(rows)
-        value, pull = vjp(outputs, self._parameters)[:2]
-        cotangents = loss_hessian_product(objective.loss_fn, objective.batch_loss, value.detach(), targets, tangents)
-        product: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
-        return product
+        return outputs

@@ -6,7 +6,7 @@ from lsfast.spectrum.density import SpectralDensity, spectral_density
 from lsfast.spectrum.eigen import Eigenpairs, eigsh
 from lsfast.spectrum.estimate import Estimate
 from lsfast.spectrum.recurrence import Tridiagonal, lanczos
-from lsfast.spectrum.trace import trace
+from lsfast.spectrum.trace import parameter_traces, trace
 
 __all__ = [
     "Criteria",
@@ -17,5 +17,6 @@ __all__ = [
     "eigsh",
     "lanczos",
     "spectral_density",
+    "parameter_traces",
     "trace",
 ]

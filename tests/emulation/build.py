@@ -62,7 +62,7 @@ def emulated(sanitize: bool) -> Path:
     extra = EMULATION + (SANITIZE if sanitize else [])
     sources = dict.fromkeys(sorted(ROOT.glob("csrc/*/*.cu")), extra)
     sources |= {HERE / "scheduler.cpp": extra, HERE / "no_cpu_kernels.cpp": extra}
-    sources |= {source: extra + torch_flags() for source in sorted(ROOT.glob("csrc/*/ops.cpp"))}
+    sources |= {source: extra + torch_flags() for source in sorted(ROOT.glob("csrc/*/*ops.cpp"))}
     folder = folder_of(sanitize)
     return build(folder / "operators.so", sources, ["-shared", "-Wl,-z,defs", *torch_libraries()], sanitize)
 
@@ -86,7 +86,7 @@ def package() -> Path:
     shutil.copytree(ROOT / "lsfast", folder / "lsfast", ignore=shutil.ignore_patterns("_C.*", "__pycache__"))
     extra = [*SANITIZE, *torch_flags(), "-I" + sysconfig.get_paths()["include"]]
     extra += ["-fno-math-errno", "-fno-trapping-math"]  # as in setup.py
-    sources = sorted([*ROOT.glob("csrc/*/ops.cpp"), *ROOT.glob("csrc/platform/*.cpp")])
+    sources = sorted([*ROOT.glob("csrc/*/*ops.cpp"), *ROOT.glob("csrc/platform/*.cpp")])
     sources.remove(ROOT / "csrc" / "platform" / "numerics_module.cpp")
     library = build(folder / "_C.abi3.so", dict.fromkeys(sources, extra), ["-shared", *torch_libraries()], True)
     shutil.copy2(library, folder / "lsfast" / library.name)

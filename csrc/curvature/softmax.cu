@@ -1,5 +1,5 @@
-// CUDA kernels of the curvature room: a warp has a row of logits and goes through its k tangents.
-#include "curvature/curvature.h"
+// CUDA kernels of softmax: a warp has a row of logits and goes through its k tangents.
+#include "curvature/softmax.h"
 #include "platform/launch.h"
 
 namespace lsfast::curvature {

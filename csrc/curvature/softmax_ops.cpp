@@ -1,5 +1,5 @@
-// Operators of the curvature room: schema, checks, allocation, device and threads. Kernels: cpu.inl, cuda.cu.
-#include "curvature/curvature.h"
+// Operators of softmax: schema, checks, allocation, device and threads. Kernels: softmax_cpu.inl, softmax.cu.
+#include "curvature/softmax.h"
 
 #include "platform/torch_ops.h"
 
@@ -39,7 +39,7 @@ Tensor softmax_hessian_product(const Tensor& logits, const Tensor& row_scale, co
   } else {
     const int64_t grain = std::max<int64_t>(1, 4096 / (params.classes * params.k));
     torch::stable::parallel_for(0, params.rows, grain, [&](int64_t begin, int64_t end) {
-      kernels().curvature.softmax_hessian(params, begin, end);
+      kernels().curvature.softmax.softmax_hessian(params, begin, end);
     });
   }
   return out;

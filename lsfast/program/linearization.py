@@ -1,0 +1,284 @@
+"""The program engine: products with the derivatives of an objective, the sum of those of its batches.
+
+A batch is captured once for its shape and linearized once (`Point`). Points stay between products while they fit the
+objective's memory limit, the others are made anew for each product; K vectors are taken in parts that fit it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lsfast.data import batches, tensors_in
+from lsfast.program.capture import capture, data_tensors, signature
+from lsfast.program.graph import Program, Step
+from lsfast.program.point import Layout, Point, Watch
+from lsfast.program.precision import matmul_precision
+
+if TYPE_CHECKING:
+    from lsfast.objective import Objective
+
+Middle = Callable[[Tensor, Any, Tensor], Tensor]
+_Product = Callable[["_Batch", Tensor, Tensor], None]
+
+
+class _Batch:
+    """A batch of the data: its weight, its data as it was seen first, and its point while that is held."""
+
+    def __init__(self, inputs: Any, targets: Any, weight: float) -> None:
+        self.inputs, self.targets, self.weight = inputs, targets, weight
+        self.leaves = data_tensors(inputs, targets)
+        self.print = _fingerprint(self.leaves)
+        self.point: Point | None = None
+
+    def is_same(self, inputs: Any, targets: Any) -> bool:
+        """Whether a batch of a later pass has the values of this one."""
+        leaves = data_tensors(inputs, targets)
+        if len(leaves) == len(self.leaves) and all(a is b for a, b in zip(leaves, self.leaves, strict=True)):
+            return True
+        return _fingerprint(leaves) == self.print
+
+
+def _fingerprint(leaves: list[Any]) -> list[Any]:
+    """Return what tells batches apart: shapes, sums and the first and last few values of their tensors."""
+    found: list[Any] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            flat = leaf.detach().reshape(-1)
+            ends = torch.cat([flat[:8], flat[-8:]]).tolist()
+            found.append((tuple(leaf.shape), leaf.dtype, repr(flat.sum(dtype=torch.float64).item()), repr(ends)))
+        else:
+            found.append(repr(leaf))
+    return found
+
+
+class Linearization:
+    """Products with the derivatives of an objective at its parameters, for rows of vectors [k, n].
+
+    Over a data set every product is that of the mean (or sum) over all targets, whatever the batches.
+
+    Examples
+    --------
+    >>> L = objective.linearize()
+    >>> L.hvp(rows), L.ggnvp(rows)          # [k, n], [k, n]
+    >>> L.vjp(L.jvp(rows))                  # J^T J rows, J the Jacobian of the outputs
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._parameters = objective.parameters
+        slices = zip(objective.slices.items(), objective.shapes, strict=True)
+        self._layout: Layout = {name: (part.start, shape) for (name, part), shape in slices}
+        self._batches: list[_Batch] = []
+        self._complete = False
+        self._held = 0
+
+    # -- products -----------------------------------------------------------------------------------------------------
+
+    def hvp(self, rows: Tensor) -> Tensor:
+        r"""Return the Hessian products :math:`\partial_t \nabla L(\theta + t v)` for each row v of [k, n]."""
+        return self._mean(rows, lambda batch, part, out: _point(batch).hvp(part, out), hold=True)
+
+    def ggnvp(self, rows: Tensor) -> Tensor:
+        r"""Return the products :math:`J^T (\partial^2 \ell / \partial z^2) J v` for each row v of [k, n]."""
+
+        def product(batch: _Batch, part: Tensor, out: Tensor) -> None:
+            point = _with_outputs(_point(batch))
+            point.vjp(point.loss_hessian(point.jvp(part)), out)
+
+        return self._mean(rows, product)
+
+    def outputs_product(self, rows: Tensor, middle: Middle) -> Tensor:
+        r"""Return :math:`J^T M J v` for each row v of [k, n], M a symmetric map of the outputs.
+
+        Parameters
+        ----------
+        rows
+            [k, n].
+        middle
+            ``middle(outputs, targets, tangents)``, [k, *outputs] to [k, *outputs], for each batch; weight decay is
+            not added.
+        """
+
+        def product(batch: _Batch, part: Tensor, out: Tensor) -> None:
+            point = _with_outputs(_point(batch))
+            point.vjp(middle(_given(point.outputs), batch.targets, point.jvp(part)), out)
+
+        return self._mean(rows, product, decay=False)
+
+    def jvp(self, rows: Tensor) -> Tensor:
+        """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1."""
+        found = []
+        with self._working():
+            for batch in self._all_batches():
+                with self._linearized(batch, hold=False):
+                    point = _with_outputs(_point(batch))
+                    found.append(torch.cat([point.jvp(part) for part in rows.split(self._at_once(point))]))
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+    def vjp(self, cotangents: Tensor) -> Tensor:
+        """Return J^T u for each cotangent u of [k, *outputs], batches joined along axis 1: [k, n]."""
+        total = cotangents.new_zeros(len(cotangents), self._objective.n)
+        first = 0
+        with self._working():
+            for batch in self._all_batches():
+                with self._linearized(batch, hold=False):
+                    point = _with_outputs(_point(batch))
+                    size = _given(point.outputs).shape[0]
+                    mine = cotangents[:, first : first + size]
+                    first += size
+                    chunk = self._at_once(point)
+                    out = torch.empty_like(total)
+                    if mine.shape[1] < size:
+                        continue
+                    for part, into in zip(mine.split(chunk), out.split(chunk), strict=True):
+                        point.vjp(part, into)
+                    total += out
+        if first != cotangents.shape[1]:
+            raise ValueError(f"vjp: cotangents must have {first} rows along axis 1, got {cotangents.shape[1]}")
+        return total
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _mean(self, rows: Tensor, product: _Product, hold: bool = False, decay: bool = True) -> Tensor:
+        total: Tensor | None = None
+        weights = 0.0
+        with self._working():
+            for batch in self._all_batches():
+                weights += batch.weight
+                if batch.weight == 0.0:
+                    continue
+                with self._linearized(batch, hold):
+                    out = torch.empty_like(rows)
+                    chunk = self._at_once(_point(batch))
+                    for part, into in zip(rows.split(chunk), out.split(chunk), strict=True):
+                        product(batch, part, into)
+                if total is None:
+                    total = out
+                    first_weight = batch.weight
+                    if first_weight != 1.0:
+                        total.mul_(first_weight)
+                else:
+                    total.add_(out, alpha=batch.weight)
+        result = self._objective.divided(total, weights)
+        return result.add_(rows, alpha=self._objective.weight_decay) if decay else result
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """No gradients, the precision of matrix products, and nothing disturbed by reading the data."""
+        objective = self._objective
+        quiet = nullcontext() if self._complete and _is_fixed(objective.data) else objective.undisturbed()
+        with torch.no_grad(), matmul_precision(objective.matmul_precision, objective.device), quiet:
+            yield
+
+    def _all_batches(self) -> Iterator[_Batch]:
+        objective = self._objective
+        if self._complete and _is_fixed(objective.data):
+            yield from self._batches
+            return
+        seen = 0
+        for inputs, targets in batches(objective.data):
+            if seen == len(self._batches) and not self._complete:
+                self._batches.append(_Batch(inputs, targets, objective.weight_of(inputs, targets)))
+            elif seen == len(self._batches) or not self._batches[seen].is_same(inputs, targets):
+                raise ValueError(
+                    f"Objective: data must be the same at every pass, batch {seen} has changed; is it shuffled?"
+                )
+            yield self._batches[seen]
+            seen += 1
+        if self._complete and seen < len(self._batches):
+            raise ValueError(f"Objective: data must be the same at every pass, got {seen} batches, then fewer")
+        self._complete = True
+
+    @contextmanager
+    def _linearized(self, batch: _Batch, hold: bool) -> Iterator[None]:
+        """Give the batch its point; keep it afterwards if there is room."""
+        point = batch.point
+        before = 0 if point is None else point.held_bytes()
+        if point is None:
+            point = batch.point = self._point_of(batch)
+        if hold:
+            gradient = point.hold()
+            if gradient is not None and not bool(torch.isfinite(gradient).all()):
+                raise ValueError(f"Objective: the gradient must be finite, got {self._where_not_finite(batch)}")
+        try:
+            yield
+        finally:
+            if batch.point is not None and self._held - before + point.held_bytes() > self._objective.memory_limit // 2:
+                batch.point = None
+                self._held -= before
+            else:
+                self._held += point.held_bytes() - before
+
+    def _point_of(self, batch: _Batch, watch: Watch | None = None) -> Point:
+        objective = self._objective
+        program = program_of(objective, batch.inputs, batch.targets)
+        named = dict(objective.model.named_parameters()) | dict(objective.model.named_buffers())
+        others = {name: named[name].detach() for name in program.others}
+        parameters = objective.unflatten(self._parameters)
+        return Point(program, parameters, others, batch.leaves, self._layout, watch)
+
+    def _at_once(self, point: Point) -> int:
+        """How many vectors one pass takes: what is held and their tangents fit the memory limit."""
+        free = self._objective.memory_limit - self._held
+        return max(1, min(_ROWS_AT_ONCE, free // max(1, point.bytes_per_vector())))
+
+    def _where_not_finite(self, batch: _Batch) -> str:
+        """Name the first operation that made a NaN of numbers, or made the gradient infinite."""
+
+        def watch(step: Step, part: str, result: Any) -> None:
+            wrong = [x for x in tensors_in(result) if x.is_floating_point() and x.isnan().any()]
+            if wrong:
+                of = "" if part == "value" else "the derivative of "
+                raise _FirstNaN(f"NaN, first in {of}{step.operation}{step.where}")
+
+        try:
+            self._point_of(batch, watch).hold()
+        except _FirstNaN as found:
+            return str(found)
+        return "an infinite number"
+
+
+class _FirstNaN(Exception):
+    """Ends a watched pass."""
+
+
+_ROWS_AT_ONCE = 64  # vectors in one pass: more cost memory and gain no speed
+
+
+def _is_fixed(data: Any) -> bool:
+    """Whether every pass over `data` sees the same tensors: one pair, or a list of pairs."""
+    return isinstance(data, (tuple, list))
+
+
+def _point(batch: _Batch) -> Point:
+    assert batch.point is not None
+    return batch.point
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _with_outputs(point: Point) -> Point:
+    if point.program.outputs is None:
+        raise TypeError("GGNOperator: the loss must be given one tensor; pass output= to Objective")
+    if not point.program.through_outputs:
+        raise ValueError("GGNOperator: the loss must depend on the parameters through the model's outputs alone")
+    return point
+
+
+def program_of(objective: Objective, inputs: Any, targets: Any) -> Program:
+    """Return the program of a batch, captured once for every shape of batch and train/eval mode of the model."""
+    modes = tuple(module.training for module in objective.model.modules())
+    key = (modes, signature(inputs, targets))
+    if key not in objective.programs:
+        objective.programs[key] = capture(
+            objective.model, objective.batch_loss, objective.output, list(objective.names), inputs, targets
+        )
+    return objective.programs[key]
