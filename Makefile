@@ -50,7 +50,7 @@ bench: build
 bench-gpu: build
 	@$(call require,test demo bench)
 	$(PY) -m pytest -m cuda tests/cuda
-	compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pytest -m cuda tests/cuda -k "points or softmax or contains"
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pytest -m cuda tests/cuda -k "points or cross_entropy or contains"
 	$(PY) -m pytest bench --benchmark-only --device cuda --results \
 	  bench/results/$$($(PY) -c "import torch; print(torch.cuda.get_device_name().replace(' ', '-').lower())").json
 

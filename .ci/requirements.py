@@ -27,10 +27,19 @@ def missing(requirements: list[str]) -> list[str]:
     return lacking
 
 
-def install(requirements: list[str]) -> None:
+def install(requirements: list[str], *options: str) -> None:
     """Install requirements with pip, or end with a line that names them."""
     print(f"installing {' '.join(requirements)}", flush=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *options,
+        *requirements,
+    ]
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit(f"{sys.executable} lacks {', '.join(requirements)}, and they could not be installed")
 
@@ -45,8 +54,12 @@ def main() -> None:
     for extra in extras:
         requirements += project["project"]["optional-dependencies"][extra]
     lacking = missing(requirements)
-    if lacking:
-        install(lacking)
+    alone = [text for text in lacking if Requirement(text).name in project["tool"]["lsfast"]["without-dependencies"]]
+    rest = [text for text in lacking if text not in alone]
+    if rest:
+        install(rest)
+    if alone:
+        install(alone, "--no-deps")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Writes the table of a results file into README.md, between the lines that name the file and the end."""
+"""Writes the tables of results files into README.md, between the lines that name a file and the end.
+
+``<!-- bench/results/cpu.json -->`` opens the table of the file's rows, ``<!-- bench/results/cpu.json curvature -->``
+that of its curvature rows, a column for each model.
+"""
 
 import json
 import re
@@ -8,13 +12,42 @@ ROOT = Path(__file__).parent.parent
 
 
 def table(results: dict) -> str:
-    """Return the rows of a results file as a Markdown table, with what they were measured on."""
-    machine = results["machine"]
+    """Return the rows of a results file but those of curvature as a Markdown table, with what they were measured on."""
     lines = ["| operation | size | against | ratio |", "|---|---|---|---|"]
     for row in results["rows"]:
-        lines.append(f"| {row['operation']} | {row['size']} | {row['reference']} | {row['ratio']:.2f} |")
-    lines += ["", f"Measured with {machine['threads']} threads, {machine['cpu_capability']}, torch {machine['torch']}."]
-    return "\n".join(lines)
+        if row.get("room") != "curvature":
+            lines.append(f"| {row['operation']} | {row['size']} | {row['reference']} | {row['ratio']:.2f} |")
+    return "\n".join([*lines, "", measured_on(results["machine"])])
+
+
+def curvature_table(results: dict) -> str:
+    """Return the curvature rows as a Markdown table: what is measured down, models across."""
+    rows = [row for row in results["rows"] if row.get("room") == "curvature"]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    measures = sorted({(row["operation"], row["reference"]) for row in rows}, key=lambda key: _first(rows, key))
+    lines = [f"| operation | against | {' | '.join(sizes)} |", "|---|---|" + "---|" * len(sizes)]
+    for operation, reference in measures:
+        cells = {
+            row["size"]: _cell(row) for row in rows if (row["operation"], row["reference"]) == (operation, reference)
+        }
+        lines.append(f"| {operation} | {reference} | {' | '.join(cells.get(size, '') for size in sizes)} |")
+    return "\n".join([*lines, "", measured_on(results["machine"])])
+
+
+def _first(rows: list[dict], key: tuple[str, str]) -> int:
+    return next(index for index, row in enumerate(rows) if (row["operation"], row["reference"]) == key)
+
+
+def _cell(row: dict) -> str:
+    return row.get("shown") or row.get("failure") or f"{row['ratio']:.2f}"
+
+
+def measured_on(machine: dict) -> str:
+    """Return the line that says what the rows were measured on."""
+    where = (
+        f"{machine['threads']} threads, {machine['cpu_capability']}" if machine["cuda"] is None else machine["device"]
+    )
+    return f"Measured with {where}, torch {machine['torch']}."
 
 
 def scheme_table(rows: list[dict]) -> str:
@@ -37,10 +70,14 @@ def with_tables(readme: str) -> str:
 
     def replaced(match: re.Match[str]) -> str:
         results = json.loads((ROOT / match[1]).read_text())
-        made = scheme_table(results["schemes"]) if "schemes" in results else table(results)
-        return f"<!-- {match[1]} -->\n{made}\n<!-- end -->"
+        if "schemes" in results:
+            made = scheme_table(results["schemes"])
+        else:
+            made = curvature_table(results) if match[2] else table(results)
+        return f"<!-- {match[1]}{match[2]} -->\n{made}\n<!-- end -->"
 
-    return re.sub(r"<!-- (bench/results/\S+\.json) -->\n.*?<!-- end -->", replaced, readme, flags=re.DOTALL)
+    opening = r"<!-- (bench/results/\S+\.json)( curvature|) -->\n"
+    return re.sub(opening + ".*?<!-- end -->", replaced, readme, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """lsfast: curvature, spectra, loss surfaces and low-precision studies of PyTorch models."""
 
 from lsfast import _native  # noqa: F401  first: a missing build is said before anything else
-from lsfast.curvature import GGNOperator, HessianOperator
+from lsfast.curvature import FisherOperator, GGNOperator, HessianOperator
 from lsfast.formats import QuantScheme, scheme, schemes
 from lsfast.landscape import Directions, LossGrid, loss_grid, random_directions, sharpness
 from lsfast.objective import Evaluation, Objective
@@ -45,6 +45,7 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "Evaluation",
+    "FisherOperator",
     "GGNOperator",
     "HessianOperator",
     "LinearOperator",

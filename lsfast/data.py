@@ -76,6 +76,15 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
+def plain(value: Any) -> Any:
+    """Return inputs or targets with every mapping in them a dict and every sequence a tuple or list."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(plain(item) for item in value)
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
 def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return (positional, keyword) arguments of the model for inputs given as a tensor, a tuple or a dict."""
     if isinstance(inputs, Mapping):
@@ -97,9 +106,14 @@ def denominator_of(loss_fn: Any) -> Count:
         return lambda inputs, targets: _class_count(targets, weight, ignored)
     if loss_fn is functional.cross_entropy or loss_fn is functional.nll_loss:
         return lambda inputs, targets: _class_count(targets, None, -100)
-    if isinstance(loss_fn, _BY_ELEMENT) or any(loss_fn is known for known in _BY_ELEMENT_FUNCTIONS):
+    if is_elementwise(loss_fn):
         return lambda inputs, targets: targets.numel()
     return lambda inputs, targets: _rows(targets)
+
+
+def is_elementwise(loss_fn: Any) -> bool:
+    """Whether this is a loss of PyTorch over the elements of its outputs."""
+    return isinstance(loss_fn, _BY_ELEMENT) or any(loss_fn is known for known in _BY_ELEMENT_FUNCTIONS)
 
 
 def _class_count(targets: Tensor, weight: Tensor | None, ignored: int) -> float:

@@ -1,31 +1,61 @@
-"""Small models with data and a loss: the cases that products, grids and studies are tested on."""
+"""Layers with data and a loss: the small cases that products, grids and studies are tested on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
+
+import lsfast
+from lsfast.data import call_arguments
 
 CLASSES = 5
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, its loss and one batch, in float64."""
+    """A model, its loss and one batch, in float64.
+
+    `output` picks the logits from what the model returns. `smooth` is False where a ReLU or maximum has kinks that a
+    finite difference may cross. `precision` is the unit roundoff of the coarsest arithmetic inside the model.
+    """
 
     model: nn.Module
     loss_fn: Any
     inputs: Any
     targets: Tensor
+    output: Callable[[Any], Tensor] | None = None
+    smooth: bool = True
+    precision: float = torch.finfo(torch.float64).eps
 
     @property
     def data(self) -> tuple[Any, Tensor]:
         return self.inputs, self.targets
 
     def split(self, first: int) -> list[tuple[Any, Tensor]]:
-        return [(self.inputs[:first], self.targets[:first]), (self.inputs[first:], self.targets[first:])]
+        """Two ragged batches; targets may have several rows for each of the inputs."""
+        per_row = len(self.targets) // len(tree_leaves(self.inputs)[0])
+        parts = []
+        for rows in (slice(None, first), slice(first, None)):
+            rows_of_targets = slice(*(None if end is None else end * per_row for end in (rows.start, rows.stop)))
+            parts.append((tree_map(lambda x, rows=rows: x[rows], self.inputs), self.targets[rows_of_targets]))
+        return parts
+
+    def objective(self, data: Any = None, **options: Any) -> lsfast.Objective:
+        return lsfast.Objective(
+            self.model, self.loss_fn, self.data if data is None else data, output=self.output, **options
+        )
+
+    def outputs(self, parameters: dict[str, Tensor]) -> Tensor:
+        """What the loss is given, by torch alone."""
+        arguments, keywords = call_arguments(self.inputs)
+        result = functional_call(self.model, parameters, arguments, keywords)
+        return result if self.output is None else self.output(result)
 
 
 class TransformerBlock(nn.Module):
@@ -59,6 +89,19 @@ class ScaledDotProduct(nn.Module):
         return self.head(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).mean(1))
 
 
+class WeightedAttention(nn.Module):
+    """Attention that also returns its weights, which takes another path through torch; both are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, weights = self.attention(x, x, x, need_weights=True)
+        return self.head(y.mean(1)) + weights.square().sum((1, 2))[:, None] * self.head.bias
+
+
 class Tied(nn.Module):
     """One weight used as embedding and as head."""
 
@@ -79,7 +122,7 @@ def problem(name: str) -> Problem:
         torch.manual_seed(0)
         labels = torch.randint(0, CLASSES, (10,))
         model, inputs, loss_fn, targets = _PROBLEMS[name](labels)
-        return Problem(model.double(), loss_fn, inputs, targets)
+        return Problem(model.double(), loss_fn, inputs, targets, smooth=name not in _KINKED)
 
 
 def _mlp(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
@@ -95,9 +138,27 @@ def _cnn(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
     return model.eval(), torch.randn(10, 1, 6, 6).double(), nn.CrossEntropyLoss(), labels
 
 
+def _pooled_cnn(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
+    first = [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(3, 4, 2), nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(4, CLASSES))
+    return model, torch.randn(10, 1, 8, 8).double(), nn.CrossEntropyLoss(), labels
+
+
 def _silu_regression(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
     model = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.GroupNorm(2, 8), nn.Linear(8, 3))
     return model, torch.randn(10, 6).double(), nn.MSELoss(), torch.randn(10, 3).double()
+
+
+def _rms_norm(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
+    model = nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8), nn.SiLU(), nn.Linear(8, CLASSES))
+    return model, torch.randn(10, 6).double(), nn.CrossEntropyLoss(), labels
+
+
+def _encoder_layer(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, activation="gelu", batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(24, CLASSES))
+    return model.eval(), torch.randn(10, 4, 6).double(), nn.CrossEntropyLoss(), labels
 
 
 def _huber(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
@@ -128,11 +189,21 @@ def _tokens(labels: Tensor) -> tuple[nn.Module, Tensor, Any, Tensor]:
 _PROBLEMS = {
     "mlp": _mlp,
     "cnn": _cnn,
+    "pooled cnn": _pooled_cnn,
     "transformer": lambda y: (TransformerBlock(), torch.randn(10, 4, 8).double(), nn.CrossEntropyLoss(), y),
     "causal attention": lambda y: (ScaledDotProduct(), torch.randn(10, 4, 6).double(), nn.CrossEntropyLoss(), y),
     "tied tokens": _tokens,
+    "attention with weights": lambda y: (
+        WeightedAttention(),
+        torch.randn(10, 4, 6).double(),
+        nn.CrossEntropyLoss(),
+        y,
+    ),
+    "encoder layer in eval mode": _encoder_layer,
+    "rms norm": _rms_norm,
     "silu and group norm, mse": _silu_regression,
     "huber": _huber,
     "class weights, smoothing, ignored targets": _weighted,
 }
+_KINKED = ("cnn", "pooled cnn", "huber")
 NAMES = tuple(_PROBLEMS)

@@ -1,7 +1,6 @@
 // CUDA kernels of elementwise operations: bound by memory, 16 bytes an access where alignment allows.
 #include "curvature/elementwise.h"
 
-#include "curvature/arithmetic.h"
 #include "platform/launch.h"
 
 namespace lsfast::curvature {
@@ -57,7 +56,7 @@ const char* combine_typed(const CombineParams& p, Stream stream) {
 }  // namespace
 
 const char* launch_combine(const CombineParams& p, Stream stream) {
-  LSFAST_DISPATCH_CURVATURE(p.kind, return combine_typed<scalar_t>(p, stream));
+  LSFAST_DISPATCH(p.kind, return combine_typed<scalar_t>(p, stream));
 }
 
 }  // namespace lsfast::curvature

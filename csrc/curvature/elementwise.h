@@ -19,7 +19,7 @@ struct CombineParams {
   int64_t out_stride;  // elements
   int64_t k;
   int64_t n;
-  ScalarKind kind;  // kFloat32, kFloat64 or kBFloat16
+  ScalarKind kind;  // any of them
 
   LSFAST_HD int64_t tiles() const;
 };

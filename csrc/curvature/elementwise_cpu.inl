@@ -1,6 +1,5 @@
 // CPU kernels of elementwise operations. Bound by memory: each row is read and written once, and a tile of the factors
 // is read once for all rows.
-#include "curvature/arithmetic.h"
 #include "curvature/elementwise.h"
 
 namespace lsfast::curvature::LSFAST_ISA {
@@ -28,7 +27,7 @@ void combine_range(const CombineParams& p, int64_t begin, int64_t end) {
 }
 
 void combine(const CombineParams& p, int64_t begin, int64_t end) {
-  LSFAST_DISPATCH_CURVATURE(p.kind, combine_range<scalar_t>(p, begin, end));
+  LSFAST_DISPATCH(p.kind, combine_range<scalar_t>(p, begin, end));
 }
 
 constexpr ElementwiseKernels kElementwiseKernels = {combine};

@@ -43,10 +43,8 @@ void check_dense_rows(const char* op, const Tensor& out) {
 int64_t row_stride(const Tensor& tensor, int64_t n) { return tensor.size(0) == 1 ? n : tensor.stride(0); }
 
 CombineParams checked(const char* op, const Tensor& a, const Tensor& f, const Tensor& out) {
-  using torch::headeronly::ScalarType;
-  const ScalarType type = out.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16, op,
-                  ": out must be float32, float64 or bfloat16, got torch.", torch::headeronly::toString(type));
+  STD_TORCH_CHECK(has_scalar_kind(out), op, ": out must be a floating-point tensor, got torch.",
+                  torch::headeronly::toString(out.scalar_type()));
   STD_TORCH_CHECK(out.dim() >= 1, op, ": out must have shape [k, ...], got ", shape_text(out));
   check_like_out(op, "a", a, out, 1);
   check_like_out(op, "f", f, out, 0);

@@ -2,6 +2,8 @@
 // (No header of torch or CUDA is needed, and every backend gets the same bits.)
 #pragma once
 
+#include <type_traits>
+
 #include "numerics/macros.h"
 
 namespace lsfast {
@@ -55,6 +57,29 @@ LSFAST_HD Float16 from_float<Float16>(float x) {
   result = magnitude >= 0x477ff000u ? 0x7c00u : result;
   result = magnitude > 0x7f800000u ? 0x7e00u : result;
   return {static_cast<uint16_t>(result | sign)};
+}
+
+// What a type is computed in: float for the 16-bit types, else the type itself; exact on the way in, rounded on the way
+// out.
+template <class T>
+using Arithmetic = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T>
+LSFAST_HD Arithmetic<T> widen(T x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return to_float(x);
+  }
+}
+
+template <class T>
+LSFAST_HD T narrow(Arithmetic<T> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return from_float<T>(x);
+  }
 }
 
 }  // namespace lsfast

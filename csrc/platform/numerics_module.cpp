@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "numerics/activation.h"
+#include "numerics/exponential.h"
 #include "numerics/half.h"
 #include "numerics/philox.h"
 #include "numerics/points.h"
@@ -164,6 +165,15 @@ PYBIND11_MODULE(_numerics, m) {
         return std::make_tuple(part(0), part(1), part(2));
       },
       py::arg("x"), py::arg("kind"), "(f, f', f'') of an activation; see csrc/numerics/activation.h for the kinds.");
+  const auto define_exponential = [&](auto zero) {
+    using F = decltype(zero);
+    m.def(
+        "exponential",
+        [](const Array<F>& x) { return map<F>(x, [](F value, py::ssize_t) { return exponential(value); }); },
+        py::arg("x").noconvert(), "exp(x) by csrc/numerics/exponential.h.");
+  };
+  define_exponential(float{});
+  define_exponential(double{});
   m.def(
       "to_half",
       [](const Array<float>& x, bool bfloat) {

@@ -1,5 +1,6 @@
-"""The curvature room: the loss's Hessian and Gauss-Newton matrix as operators."""
+"""The curvature room: the loss's Hessian, Gauss-Newton matrix and Fisher as operators."""
 
+from lsfast.curvature.fisher import FisherOperator
 from lsfast.curvature.operators import CurvatureCheck, GGNOperator, HessianOperator
 
-__all__ = ["CurvatureCheck", "GGNOperator", "HessianOperator"]
+__all__ = ["CurvatureCheck", "FisherOperator", "GGNOperator", "HessianOperator"]

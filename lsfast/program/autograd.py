@@ -6,16 +6,20 @@ weight of layer norm and of train-mode batch norm is silently wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from lsfast.data import batches
-from lsfast.program.loss_hessian import loss_hessian_product
+from lsfast.program.loss_hessian import Batch, Middle, loss_hessian_product
 
 if TYPE_CHECKING:
     from lsfast.objective import Objective
@@ -30,22 +34,62 @@ def _loss_of(objective: Objective, inputs: Any, targets: Any) -> Callable[[Tenso
     return loss
 
 
+def _outputs_of(objective: Objective, inputs: Any) -> Callable[[Tensor], Tensor]:
+    def outputs(parameters: Tensor) -> Tensor:
+        result = objective.outputs(objective.unflatten(parameters), inputs)
+        if not isinstance(result, Tensor):
+            raise TypeError(
+                f"GGNOperator and FisherOperator: the loss must be given one tensor, got {type(result).__name__}; "
+                "pass output= to Objective"
+            )
+        return result
+
+    return outputs
+
+
 def batch_gradient(objective: Objective, parameters: Tensor, inputs: Any, targets: Any) -> Tensor:
     """Return the gradient [n] of the loss of one batch."""
-    with _differentiable_attention():
+    with _differentiable():
         gradient: Tensor = grad(_loss_of(objective, inputs, targets))(parameters)
     return gradient.detach()
 
 
-def _differentiable_attention() -> Any:
-    """Attention by its formula: the fused kernels have no second derivative."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Attention by its formula: the fused kernels have no second derivative, those of modules in eval mode no first."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), _PaddingIsConstant():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _PaddingIsConstant(TorchFunctionMode):
+    """The padding row of an embedding has no gradient: with a tangent, as torch gives it one, H is not symmetric."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is functional.embedding:
+            given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | (kwargs or {})
+            index = given.get("padding_idx")
+            if index is not None:
+                is_padding = given["input"] == index % len(given["weight"])
+                result = torch.where(is_padding[..., None], result.detach(), result)
+        return result
+
+
+def _in_slices(rows: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.cat([product(part).detach() for part in rows.split(_ROWS_AT_ONCE)])
 
 
 class Linearization:
     """Products with the derivatives of an objective at its parameters, for rows of vectors [k, n].
 
-    Over a data set every product is that of the mean (or sum) over all targets, whatever the batches.
+    The same methods as of the program engine's `lsfast.program.linearization.Linearization`, which describes them.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -53,53 +97,75 @@ class Linearization:
         self._parameters = objective.parameters
 
     def hvp(self, rows: Tensor) -> Tensor:
-        r"""Return the Hessian products :math:`\partial_t \nabla L(\theta + t v)` for each row v of [k, n]."""
-        return self._over_batches(rows, self._batch_hvp)
+        """Return the Hessian products [k, n]."""
+        return self._over_batches(
+            rows, lambda inputs, targets: _in_slices(rows, lambda part: self._batch_hvp(part, inputs, targets))
+        )
 
     def ggnvp(self, rows: Tensor) -> Tensor:
-        r"""Return the products :math:`J^T (\partial^2 \ell / \partial z^2) J v` for each row v of [k, n]."""
-        return self._over_batches(rows, self._batch_ggnvp)
+        """Return the GGN products [k, n]."""
+        objective = self._objective
 
-    def outputs_product(self, rows: Tensor, middle: Callable[[Tensor, Any, Tensor], Tensor]) -> Tensor:
-        r"""Return :math:`J^T M J v` for each row v, ``middle(outputs, targets, tangents)`` the map M of each batch."""
+        def middle(batch: Batch, outputs: Tensor, targets: Any, tangents: Tensor) -> Tensor:
+            return loss_hessian_product(
+                objective.loss_fn, objective.batch_loss, outputs, targets, tangents, own_tangents=True
+            )
 
-        def product(part: Tensor, inputs: Any, targets: Any) -> Tensor:
-            outputs = self._outputs_of(inputs)
+        return self.outputs_product(rows, middle)
+
+    def outputs_product(self, rows: Tensor, middle: Middle) -> Tensor:
+        """Return the products J^T M J v [k, n] with a map M of the outputs of each batch."""
+        index = itertools.count()
+        objective = self._objective
+
+        def in_slices(inputs: Any, targets: Any) -> Tensor:
+            batch = Batch(next(index), objective.weight_of(inputs, targets))
+            outputs = _outputs_of(objective, inputs)
             value, pull = vjp(outputs, self._parameters)[:2]
-            cotangents = middle(value.detach(), targets, self._outputs_tangents(outputs, part))
-            result: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
-            return result
 
-        return self._over_batches(rows, product, decay=False)
+            def product(part: Tensor) -> Tensor:
+                tangents = self._pushed(outputs, part)
+                if tangents.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr():
+                    tangents = (
+                        tangents.clone()
+                    )  # the outputs are parameters, and the map may take its argument's memory
+                cotangents = middle(batch, value.detach(), targets, tangents)
+                result: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
+                return result
+
+            return _in_slices(rows, product)
+
+        return self._over_batches(rows, in_slices)
 
     def jvp(self, rows: Tensor) -> Tensor:
-        """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1."""
-        with self._objective.undisturbed(), _differentiable_attention():
-            pairs = list(batches(self._objective.data))
-            return torch.cat([self._outputs_tangents(self._outputs_of(inputs), rows) for inputs, _ in pairs], 1)
+        """Return the tangents of the outputs [k, *outputs], batches along axis 1."""
+        objective = self._objective
+        with objective.undisturbed(), _differentiable():
+            outputs = [_outputs_of(objective, inputs) for inputs, _ in batches(objective.data)]
+            return torch.cat([self._pushed(of_batch, rows) for of_batch in outputs], 1)
 
     def vjp(self, cotangents: Tensor) -> Tensor:
-        """Return J^T u for each cotangent u of [k, *outputs], batches joined along axis 1: [k, n]."""
+        """Return J^T u [k, n] for each cotangent u of [k, *outputs], batches along axis 1."""
         total, first = cotangents.new_zeros(len(cotangents), self._objective.n), 0
-        with self._objective.undisturbed(), _differentiable_attention():
+        with self._objective.undisturbed(), _differentiable():
             for inputs, _ in batches(self._objective.data):
-                value, pull = vjp(self._outputs_of(inputs), self._parameters)[:2]
+                value, pull = vjp(_outputs_of(self._objective, inputs), self._parameters)[:2]
                 mine = cotangents[:, first : first + len(value)]
                 first += len(value)
-                if len(mine[0]) == len(value):
+                if mine.shape[1] == len(value):
                     total += vmap(lambda row, pull=pull: pull(row)[0])(mine)
         if first != cotangents.shape[1]:
             raise ValueError(f"vjp: cotangents must have {first} rows along axis 1, got {cotangents.shape[1]}")
         return total.detach()
 
-    def _over_batches(self, rows: Tensor, product: Callable[[Tensor, Any, Any], Tensor], decay: bool = True) -> Tensor:
-        def in_slices(inputs: Any, targets: Any) -> Tensor:
-            parts = [product(part, inputs, targets).detach() for part in rows.split(_ROWS_AT_ONCE)]
-            return torch.cat(parts)
+    def _over_batches(self, rows: Tensor, product: Callable[[Any, Any], Tensor]) -> Tensor:
+        with _differentiable():
+            total = self._objective.over_batches(product)
+        return total.add_(rows, alpha=self._objective.weight_decay)
 
-        with _differentiable_attention():
-            total = self._objective.over_batches(in_slices)
-        return total.add_(rows, alpha=self._objective.weight_decay) if decay else total
+    def _pushed(self, outputs: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        tangents: Tensor = vmap(lambda row: jvp(outputs, (self._parameters,), (row,))[1])(rows)
+        return tangents.detach()
 
     def _batch_hvp(self, rows: Tensor, inputs: Any, targets: Any) -> Tensor:
         gradient = grad(_loss_of(self._objective, inputs, targets))
@@ -110,30 +176,3 @@ class Linearization:
             pull = vjp(gradient, self._parameters)[1]
             product = vmap(lambda row: pull(row)[0])(rows)
         return product
-
-    def _batch_ggnvp(self, rows: Tensor, inputs: Any, targets: Any) -> Tensor:
-        objective = self._objective
-        outputs = self._outputs_of(inputs)
-        tangents = self._outputs_tangents(outputs, rows)
-        value, pull = vjp(outputs, self._parameters)[:2]
-        cotangents = loss_hessian_product(objective.loss_fn, objective.batch_loss, value.detach(), targets, tangents)
-        product: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
-        return product
-
-    def _outputs_tangents(self, outputs: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        tangents: Tensor = vmap(lambda row: jvp(outputs, (self._parameters,), (row,))[1])(rows)
-        return tangents.detach()
-
-    def _outputs_of(self, inputs: Any) -> Callable[[Tensor], Tensor]:
-        objective = self._objective
-
-        def outputs(parameters: Tensor) -> Tensor:
-            result = objective.outputs(objective.unflatten(parameters), inputs)
-            if not isinstance(result, Tensor):
-                raise TypeError(
-                    f"GGNOperator: the loss must be given one tensor, got {type(result).__name__}; "
-                    "pass output= to Objective"
-                )
-            return result
-
-        return outputs

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,11 @@ def capture(
     whole = _BatchLoss(model, loss_fn, output)
     modes = [(module, module.training) for module in model.modules()]
     whole.training = model.training
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         # With gradients on, so that the model's own no_grad regions are seen.
+        # Without the fused modules of inference, which have no derivative.
+        torch.backends.mha.set_fastpath_enabled(False)
         with warnings.catch_warnings(), _no_functions_of_their_own(), torch.enable_grad():
             warnings.simplefilter("ignore")
             exported = torch.export.export(whole, (inputs, targets), strict=False)
@@ -95,6 +99,7 @@ def capture(
             'pass engine="autograd" to Objective'
         ) from error
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, training in modes:
             module.training = training
     return _Lowering(exported, names, model).program()
@@ -297,9 +302,25 @@ class _Lowering:
             return tuple(isinstance(item, Slot) and item.index in self.active for item in argument)
         return False
 
+    def _own_slot(self, parameter: int) -> Slot:
+        """Give outputs that are a parameter itself a slot of their own, which everything reads instead."""
+        slot = self.slots
+        self.slots += 1
+        self.size[slot] = self.size[parameter]
+        self.active.add(slot)
+        self.steps = [
+            replace(step, arguments=tuple(_redirected(argument, parameter, slot) for argument in step.arguments))
+            for step in self.steps
+        ]
+        make = find_rule(aten.alias.default)
+        self.steps.insert(0, Step(aten.alias.default, (Slot(parameter),), slot, (True,), make, "native", ""))
+        return Slot(slot)
+
     def program(self) -> Program:
         """Return the steps that matter, those of the outputs first."""
         outputs, loss = self.result
+        if isinstance(outputs, Slot) and outputs.index in self.parameters.values():
+            outputs = self._own_slot(outputs.index)
         if not isinstance(loss, Slot):
             raise CaptureError("Objective: loss_fn must return a tensor that depends on the model's outputs")
         z = outputs.index if isinstance(outputs, Slot) and outputs.index in self.active else None
@@ -326,6 +347,13 @@ class _Lowering:
         )
 
 
+def _redirected(argument: Any, old: int, new: int) -> Any:
+    """Return an argument with one slot replaced by another."""
+    if isinstance(argument, (tuple, list)):
+        return type(argument)(_redirected(item, old, new) for item in argument)
+    return Slot(new) if argument == Slot(old) else argument
+
+
 def _reads_active(steps: list[Step], outputs: int, active: set[int]) -> bool:
     """Whether the loss's own steps read anything that depends on the parameters but the outputs."""
     own = {slot for step in steps for slot in step.written()} | {outputs}
@@ -347,7 +375,7 @@ def _with_results_read(step: Step, steps: list[Step], ends: set[int | None]) -> 
         return step
     read = {slot for other in steps for slot, _ in other.read()} | ends
     results = tuple(slot if slot in read else None for slot in step.results)
-    return Step(step.operation, step.arguments, results, step.active, step.make, step.rule, step.where)
+    return replace(step, results=results)
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

@@ -13,24 +13,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lsfast.data import batches, tensors_in
+from lsfast.data import batches, plain, tensors_in
 from lsfast.program.capture import capture, data_tensors, signature
 from lsfast.program.graph import Program, Step
+from lsfast.program.loss_hessian import Batch, Middle
 from lsfast.program.point import Layout, Point, Watch
 from lsfast.program.precision import matmul_precision
+from lsfast.program.replay import Replays
 
 if TYPE_CHECKING:
     from lsfast.objective import Objective
 
-Middle = Callable[[Tensor, Any, Tensor], Tensor]
 _Product = Callable[["_Batch", Tensor, Tensor], None]
 
 
 class _Batch:
     """A batch of the data: its weight, its data as it was seen first, and its point while that is held."""
 
-    def __init__(self, inputs: Any, targets: Any, weight: float) -> None:
+    def __init__(self, index: int, inputs: Any, targets: Any, weight: float) -> None:
         self.inputs, self.targets, self.weight = inputs, targets, weight
+        self.description = Batch(index, weight)
         self.leaves = data_tensors(inputs, targets)
         self.print = _fingerprint(self.leaves)
         self.point: Point | None = None
@@ -76,12 +78,13 @@ class Linearization:
         self._batches: list[_Batch] = []
         self._complete = False
         self._held = 0
+        self._replays = Replays()
 
     # -- products -----------------------------------------------------------------------------------------------------
 
     def hvp(self, rows: Tensor) -> Tensor:
         r"""Return the Hessian products :math:`\partial_t \nabla L(\theta + t v)` for each row v of [k, n]."""
-        return self._mean(rows, lambda batch, part, out: _point(batch).hvp(part, out), hold=True)
+        return self._replayed("hvp", rows, lambda batch, part, out: _point(batch).hvp(part, out), hold=True)
 
     def ggnvp(self, rows: Tensor) -> Tensor:
         r"""Return the products :math:`J^T (\partial^2 \ell / \partial z^2) J v` for each row v of [k, n]."""
@@ -90,25 +93,29 @@ class Linearization:
             point = _with_outputs(_point(batch))
             point.vjp(point.loss_hessian(point.jvp(part)), out)
 
-        return self._mean(rows, product)
+        return self._replayed("ggnvp", rows, product, hold=False)
 
     def outputs_product(self, rows: Tensor, middle: Middle) -> Tensor:
-        r"""Return :math:`J^T M J v` for each row v of [k, n], M a symmetric map of the outputs.
+        r"""Return the products :math:`J^T M J v` for each row v of [k, n], J the Jacobian of the outputs z.
 
         Parameters
         ----------
         rows
             [k, n].
         middle
-            ``middle(outputs, targets, tangents)``, [k, *outputs] to [k, *outputs], for each batch; weight decay is
-            not added.
+            ``middle(batch, outputs, targets, tangents)`` gives :math:`M u` [j, *z.shape] for the tangents u
+            [j, *z.shape] of some of the rows, of which it may take the memory. M is that of the loss of this batch
+            alone: batches are combined as their losses are.
         """
 
         def product(batch: _Batch, part: Tensor, out: Tensor) -> None:
             point = _with_outputs(_point(batch))
-            point.vjp(middle(_given(point.outputs), batch.targets, point.jvp(part)), out)
+            tangents = point.jvp(part)
+            if tangents.untyped_storage().data_ptr() == part.untyped_storage().data_ptr():
+                tangents = tangents.clone()  # the outputs are parameters
+            point.vjp(middle(batch.description, _given(point.outputs), batch.targets, tangents), out)
 
-        return self._mean(rows, product, decay=False)
+        return self._mean(rows, product)
 
     def jvp(self, rows: Tensor) -> Tensor:
         """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1."""
@@ -142,9 +149,15 @@ class Linearization:
             raise ValueError(f"vjp: cotangents must have {first} rows along axis 1, got {cotangents.shape[1]}")
         return total
 
+    def _replayed(self, kind: str, rows: Tensor, product: _Product, hold: bool) -> Tensor:
+        """Return the mean over batches; on a CUDA device by a graph, where all linearizations are at hand."""
+        if rows.is_cuda and self._complete and _is_fixed(self._objective.data) and all(b.point for b in self._batches):
+            return self._replays.run(kind, lambda given: self._mean(given, product, hold), rows)
+        return self._mean(rows, product, hold)
+
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _mean(self, rows: Tensor, product: _Product, hold: bool = False, decay: bool = True) -> Tensor:
+    def _mean(self, rows: Tensor, product: _Product, hold: bool = False) -> Tensor:
         total: Tensor | None = None
         weights = 0.0
         with self._working():
@@ -165,7 +178,7 @@ class Linearization:
                 else:
                     total.add_(out, alpha=batch.weight)
         result = self._objective.divided(total, weights)
-        return result.add_(rows, alpha=self._objective.weight_decay) if decay else result
+        return result.add_(rows, alpha=self._objective.weight_decay)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -181,9 +194,9 @@ class Linearization:
             yield from self._batches
             return
         seen = 0
-        for inputs, targets in batches(objective.data):
+        for inputs, targets in (plain(batch) for batch in batches(objective.data)):
             if seen == len(self._batches) and not self._complete:
-                self._batches.append(_Batch(inputs, targets, objective.weight_of(inputs, targets)))
+                self._batches.append(_Batch(seen, inputs, targets, objective.weight_of(inputs, targets)))
             elif seen == len(self._batches) or not self._batches[seen].is_same(inputs, targets):
                 raise ValueError(
                     f"Objective: data must be the same at every pass, batch {seen} has changed; is it shuffled?"
@@ -275,6 +288,7 @@ def _with_outputs(point: Point) -> Point:
 
 def program_of(objective: Objective, inputs: Any, targets: Any) -> Program:
     """Return the program of a batch, captured once for every shape of batch and train/eval mode of the model."""
+    inputs, targets = plain((inputs, targets))
     modes = tuple(module.training for module in objective.model.modules())
     key = (modes, signature(inputs, targets))
     if key not in objective.programs:

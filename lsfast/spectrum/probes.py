@@ -7,20 +7,9 @@ from torch import Tensor
 
 from lsfast._native import ops
 from lsfast.operator import LinearOperator
+from lsfast.seeds import generator
 
-_MASK = 2**64 - 1
 DISTRIBUTIONS = ("rademacher", "gaussian")
-
-
-def _generator(seed: int, stream: int, index: int) -> torch.Generator:
-    """Return a generator of its own for each (seed, stream, index), by SplitMix64 (Steele, Lea & Flood, 2014)."""
-    state = seed
-    for word in (stream, index):
-        state = (state + 0x9E3779B97F4A7C15 * (word + 1)) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return torch.Generator().manual_seed(state)
 
 
 def draw(A: LinearOperator, first: int, count: int, seed: int, distribution: str = "rademacher") -> Tensor:
@@ -32,11 +21,11 @@ def draw(A: LinearOperator, first: int, count: int, seed: int, distribution: str
     n = A.shape[0]
     rows = torch.empty(count, n, dtype=A.dtype)
     for i in range(count):
-        generator = _generator(seed, DISTRIBUTIONS.index(distribution), first + i)
+        stream = generator(seed, DISTRIBUTIONS.index(distribution), first + i)
         if distribution == "rademacher":
-            rows[i] = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
+            rows[i] = torch.randint(0, 2, (n,), generator=stream, dtype=torch.int8)
         else:
-            rows[i].normal_(generator=generator)
+            rows[i].normal_(generator=stream)
     if distribution == "rademacher":
         rows.mul_(2).sub_(1)
     return rows.to(A.device)

@@ -32,7 +32,9 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
 for dtype in (torch.float32, torch.float64):
     logits = torch.randn(50, 33, generator=generator, dtype=dtype)
     tangents = torch.randn(3, 50, 33, generator=generator, dtype=dtype)
-    add(torch.ops.lsfast.softmax_hessian_product(logits, logits[:, 0].abs(), tangents))
+    scores = logits.clone()[None]
+    torch.ops.lsfast.attention_probabilities_(scores, -1)
+    add(scores, torch.ops.lsfast.softmax_tangent(scores[0], tangents, 0))
     theta = torch.randn(10007, generator=generator, dtype=dtype)
     directions = torch.randn(2, 10007, generator=generator, dtype=dtype)
     coordinates = torch.randn(5, 2, generator=generator, dtype=dtype)

@@ -18,9 +18,37 @@ Register it for its ATen overload as ``objective.explain()`` names it, import it
 of active arguments, with `generic.Generic`, which ``torch.func`` derives and which stands in for what has no rule.
 """
 
-from lsfast.program.rules import elementwise, functions, linear_maps, products, worked_example
+from lsfast.program.rules import (
+    attention,
+    convolution,
+    elementwise,
+    functions,
+    indexing,
+    linear_maps,
+    losses,
+    normalization,
+    patterns,
+    pooling,
+    products,
+    softmax,
+    worked_example,
+)
 from lsfast.program.rules.rule import Rule, find_rule, register_rule, rule_for
 
 __all__ = ["Rule", "find_rule", "register_rule", "rule_for"]
 
-FAMILIES = (elementwise, functions, linear_maps, products, worked_example)  # importing them enters their rules
+FAMILIES = (  # importing them enters their rules
+    attention,
+    convolution,
+    elementwise,
+    functions,
+    indexing,
+    linear_maps,
+    losses,
+    normalization,
+    patterns,
+    pooling,
+    products,
+    softmax,
+    worked_example,
+)
