@@ -343,6 +343,7 @@ class _Lowering:
             model_steps=len(first) if z is not None else 0,
             through_outputs=z is not None and not _reads_active(rest, z, self.active),
             tangent_size=sum(self.size[slot] for slot in moving),
+            largest_tangent=max((self.size[slot] for slot in moving), default=0),
             active=frozenset(self.active),
         )
 

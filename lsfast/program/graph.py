@@ -96,6 +96,8 @@ class Program:
         Whether the loss depends on the parameters through the outputs alone, as a GGN needs it.
     tangent_size
         Elements of all values that depend on the parameters: what K tangents take K times.
+    largest_tangent
+        Elements of the largest of them.
     """
 
     steps: tuple[Step, ...]
@@ -109,4 +111,5 @@ class Program:
     model_steps: int
     through_outputs: bool
     tangent_size: int
+    largest_tangent: int
     active: frozenset[int] = field(default_factory=frozenset)

@@ -20,6 +20,7 @@ from lsfast.program.loss_hessian import Batch, Middle
 from lsfast.program.point import Layout, Point, Watch
 from lsfast.program.precision import matmul_precision
 from lsfast.program.replay import Replays
+from lsfast.program.workspace import LARGEST, keep_memory
 
 if TYPE_CHECKING:
     from lsfast.objective import Objective
@@ -79,6 +80,8 @@ class Linearization:
         self._complete = False
         self._held = 0
         self._replays = Replays()
+        if objective.device.type == "cpu":
+            keep_memory(self)
 
     # -- products -----------------------------------------------------------------------------------------------------
 
@@ -236,9 +239,12 @@ class Linearization:
         return Point(program, parameters, others, batch.leaves, self._layout, watch)
 
     def _at_once(self, point: Point) -> int:
-        """How many vectors one pass takes: what is held and their tangents fit the memory limit."""
+        """Return how many vectors one pass takes: their tangents fit what the limit leaves, and blocks of memory."""
         free = self._objective.memory_limit - self._held
-        return max(1, min(_ROWS_AT_ONCE, free // max(1, point.bytes_per_vector())))
+        rows = min(_ROWS_AT_ONCE, free // max(1, point.bytes_per_vector()))
+        if self._objective.device.type == "cpu":
+            rows = min(rows, LARGEST // max(1, point.largest_tangent()))
+        return max(1, rows)
 
     def _where_not_finite(self, batch: _Batch) -> str:
         """Name the first operation that made a NaN of numbers, or made the gradient infinite."""

@@ -239,6 +239,10 @@ class Point:
         n = sum(shape.numel() for _, shape in self.layout.values())
         return (2 * self.program.tangent_size + n) * self.loss.element_size()
 
+    def largest_tangent(self) -> int:
+        """Return the bytes of the largest tangent of one vector."""
+        return self.program.largest_tangent * self.loss.element_size()
+
     # -- products -----------------------------------------------------------------------------------------------------
 
     def hvp(self, rows: Tensor, out: Tensor) -> None:
