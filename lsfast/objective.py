@@ -61,11 +61,12 @@ class Objective:
     ----------
     model
         Any module. Its train/eval mode is respected; batch norm in train mode uses batch statistics and does not update
-        its running ones; dropout in train mode is refused.
+        its running ones; dropout in train mode is refused (that of a function, not a module, when it is captured).
     loss_fn
         ``loss_fn(outputs, targets)``, a scalar.
     data
-        ``(inputs, targets)``, or anything that yields such pairs each time it is iterated (a list, a DataLoader).
+        ``(inputs, targets)``, or anything that yields the same pairs each time it is iterated (a list, a DataLoader
+        that does not shuffle).
         inputs: a tensor, a tuple (positional arguments) or a dict (keyword arguments).
     params
         None: all parameters that require grad; or name patterns such as ``"encoder.*.weight"``.
@@ -81,10 +82,12 @@ class Objective:
     engine
         ``"program"``: the model and the loss are captured by ``torch.export`` and differentiated by rules for K vectors
         at once (see `explain`). ``"autograd"``: products by composing ``torch.func`` transforms; slower, and for models
-        that cannot be captured.
+        that cannot be captured. It does not notice data that changes between passes, takes ``no_grad`` regions as if
+        they were differentiated, and does not look at the next two.
     memory_limit
         Bytes that products may take beyond model and data; None: half of what is free now. Linearizations of batches
-        stay between products while they fit half of it, and vectors are taken in parts that fit it.
+        stay between products while they fit half of it, and as many vectors are taken at once (one at least) as fit
+        the rest.
     matmul_precision
         How the factors of float32 matrix products and convolutions are rounded in products: ``"ieee"`` (not at all),
         ``"tf32"`` or ``"bf16"`` (where the device has it; a CUDA device takes ``"bf16"`` as ``"tf32"``). What it costs
@@ -245,10 +248,11 @@ class Objective:
 
         Examples
         --------
-        >>> print(objective.explain())
+        >>> print(objective.explain())  # counts are over the programs of all shapes of batches
         aten.linear.default              native       3
         aten.relu.default                native       2
         aten.cross_entropy_loss.default  native       1
+        aten.reshape.default             native       1
         """
         with self.undisturbed():
             return explain({id(p): p for p in (program_of(self, *pair) for pair in batches(self.data))}.values())

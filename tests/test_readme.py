@@ -28,6 +28,13 @@ def test_the_example_prints_what_is_shown(run_python):
         assert math.isclose(float(a), float(b), rel_tol=2e-2), (a, b)
 
 
+def test_the_curvature_examples_run(run_python):
+    section = README[README.index("## Curvature\n") : README.index("## Quantization\n")]
+    printed = run_python("\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)))
+    shown = re.search(r"```\n(aten\..*?)```", section, re.DOTALL)[1].splitlines()
+    assert [line.split()[:3] for line in printed.splitlines()[: len(shown)]] == [line.split()[:3] for line in shown]
+
+
 def test_the_quantization_examples_run(run_python):
     section = README[README.index("## Quantization\n") : README.index("## Speed\n")]
     first, _, third = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

@@ -14,7 +14,8 @@ class FisherOperator(_ObjectiveOperator):
     r"""The Fisher :math:`F = \sum_i c_i\, g_i g_i^T`, :math:`g_i` the gradient of the loss of one target.
 
     The loss is read as :math:`L = \sum_i c_i \ell_i` over all targets i of the data. F is positive semidefinite and
-    does not depend on how the data is split into batches. What a target is:
+    does not depend on how the data is split into batches (by Monte Carlo: its expectation; the draws of a batch depend
+    on the batch's index). What a target is:
 
     - cross-entropy: each position of the targets that is not ignored. :math:`\ell_i = -\log p_i[y_i]`; :math:`c_i` is
       the class weight of :math:`y_i`, for the mean over the sum of these weights. With label smoothing or class
@@ -45,7 +46,7 @@ class FisherOperator(_ObjectiveOperator):
     Raises
     ------
     TypeError
-        If `objective` is no objective.
+        If `objective` is no objective; by a product, if what the loss is given is not one tensor.
     ValueError
         If `kind` is neither, `samples` is below 1 or not 1 for the empirical Fisher, or targets cannot be drawn for the
         loss.

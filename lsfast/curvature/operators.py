@@ -24,11 +24,12 @@ class CurvatureCheck:
         :math:`|u^T A v - v^T A u| / (|u| |A v|)`.
     finite_difference
         :math:`|A v - (g(\theta + h v) - g(\theta - h v)) / 2h| / |A v|`, g the gradient and v of length 1; for a GGN,
-        which is no derivative of the gradient, NaN.
+        or Fisher, which is no derivative of the gradient, NaN. Not small where the model detaches a value or makes it
+        under ``torch.no_grad``: such a value is a constant of both derivatives, but moves with the parameters.
     determinism
         The largest difference of two products with the same vector, over the largest entry.
     matmul_precision
-        :math:`|\tilde A v - A v| / |A v|`, :math:`\tilde A` with the objective's `matmul_precision` and A with "ieee".
+        :math:`|A v - A' v| / |A v|`, A with the objective's `matmul_precision` and A' with "ieee".
     """
 
     symmetry: float
@@ -85,11 +86,12 @@ class _ObjectiveOperator(LinearOperator):
         if self.objective.matmul_precision == "ieee":
             return 0.0
         exact = copy.copy(self)
-        exact._linearization = self.objective.with_matmul_precision("ieee").linearize()
+        moved = self.objective.at(self._linearization.parameters)
+        exact._linearization = moved.with_matmul_precision("ieee").linearize()
         return float((product.double() - (exact @ v).double()).norm() / scale)
 
     def _finite_difference_defect(self, v: Tensor, product: Tensor, scale: Tensor) -> float:
-        theta = self.objective.parameters
+        theta = self._linearization.parameters
         step = torch.finfo(self.dtype).eps ** (1 / 3) * max(1.0, float(theta.norm()))
         ahead = self.objective.at(theta + step * v).gradient().double()
         behind = self.objective.at(theta - step * v).gradient().double()
@@ -104,7 +106,17 @@ class HessianOperator(_ObjectiveOperator):
     Parameters
     ----------
     objective
-        What is differentiated; its parameters at this moment are kept.
+        What is differentiated; its (chosen) parameters at this moment are kept.
+
+    Raises
+    ------
+    TypeError
+        If `objective` is no objective.
+
+    Notes
+    -----
+    Products raise what `objective.linearize()` says: CaptureError if the model cannot be captured (the autograd engine
+    may take it), ValueError for a gradient that is not finite or data that changes between passes.
 
     Examples
     --------
@@ -131,6 +143,11 @@ class GGNOperator(_ObjectiveOperator):
     ----------
     objective
         What is differentiated; the loss must be given one tensor (see `output` of `Objective`).
+
+    Examples
+    --------
+    >>> G = lsfast.GGNOperator(objective)
+    >>> G.apply(torch.randn(8, G.shape[0]))
 
     References
     ----------

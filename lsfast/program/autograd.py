@@ -94,7 +94,7 @@ class Linearization:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._parameters = objective.parameters
+        self.parameters = objective.parameters
 
     def hvp(self, rows: Tensor) -> Tensor:
         """Return the Hessian products [k, n]."""
@@ -121,7 +121,7 @@ class Linearization:
         def in_slices(inputs: Any, targets: Any) -> Tensor:
             batch = Batch(next(index), objective.weight_of(inputs, targets))
             outputs = _outputs_of(objective, inputs)
-            value, pull = vjp(outputs, self._parameters)[:2]
+            value, pull = vjp(outputs, self.parameters)[:2]
 
             def product(part: Tensor) -> Tensor:
                 tangents = self._pushed(outputs, part)
@@ -149,7 +149,7 @@ class Linearization:
         total, first = cotangents.new_zeros(len(cotangents), self._objective.n), 0
         with self._objective.undisturbed(), _differentiable():
             for inputs, _ in batches(self._objective.data):
-                value, pull = vjp(_outputs_of(self._objective, inputs), self._parameters)[:2]
+                value, pull = vjp(_outputs_of(self._objective, inputs), self.parameters)[:2]
                 mine = cotangents[:, first : first + len(value)]
                 first += len(value)
                 if mine.shape[1] == len(value):
@@ -164,15 +164,15 @@ class Linearization:
         return total.add_(rows, alpha=self._objective.weight_decay)
 
     def _pushed(self, outputs: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        tangents: Tensor = vmap(lambda row: jvp(outputs, (self._parameters,), (row,))[1])(rows)
+        tangents: Tensor = vmap(lambda row: jvp(outputs, (self.parameters,), (row,))[1])(rows)
         return tangents.detach()
 
     def _batch_hvp(self, rows: Tensor, inputs: Any, targets: Any) -> Tensor:
         gradient = grad(_loss_of(self._objective, inputs, targets))
         product: Tensor
         try:
-            product = vmap(lambda row: jvp(gradient, (self._parameters,), (row,))[1])(rows)
+            product = vmap(lambda row: jvp(gradient, (self.parameters,), (row,))[1])(rows)
         except RuntimeError:  # an operation whose gradient has no forward derivative: huber_loss, a double group norm
-            pull = vjp(gradient, self._parameters)[1]
+            pull = vjp(gradient, self.parameters)[1]
             product = vmap(lambda row: pull(row)[0])(rows)
         return product

@@ -7,12 +7,10 @@ regions without gradient. What cannot be captured raises `CaptureError`, which n
 from __future__ import annotations
 
 import operator
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,8 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from lsfast.data import call_arguments
-from lsfast.program.functionalize import Versions, functional_form
+from lsfast.program.errors import CaptureError, first_line, line_of, origin
+from lsfast.program.functionalize import Versions
 from lsfast.program.graph import Program, Slot, Step
 from lsfast.program.rules import find_rule
 from lsfast.program.rules.generic import all_arguments, generic_rule
@@ -31,10 +30,6 @@ aten = torch.ops.aten
 _FLAT = {"detach", "sign", "floor", "ceil", "round", "trunc", "zeros_like", "ones_like", "full_like", "empty_like"}
 _FLAT |= {"new_zeros", "new_ones", "new_full", "new_empty", "heaviside", "lift_fresh_copy", "sgn", "rand_like"}
 _IGNORED = {"_assert_tensor_metadata", "_assert_async", "sym_constrain_range", "_assert_scalar"}
-
-
-class CaptureError(RuntimeError):
-    """A model or loss that the program engine cannot capture; ``engine="autograd"`` may take it."""
 
 
 class _BatchLoss(nn.Module):
@@ -95,7 +90,7 @@ def capture(
         raise
     except Exception as error:
         raise CaptureError(
-            f"Objective: the program engine could not capture the model{_line_of(error)}: {_first_line(error)}; "
+            f"Objective: the program engine could not capture the model{line_of(error)}: {first_line(error)}; "
             'pass engine="autograd" to Objective'
         ) from error
     finally:
@@ -103,22 +98,6 @@ def capture(
         for module, training in modes:
             module.training = training
     return _Lowering(exported, names, model).program()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _line_of(error: BaseException) -> str:
-    """Where in the user's code an error arose: the last frame outside torch and lsfast."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
-    frames = [frame for frame in frames if "/lib/python" not in frame.filename or "site-packages" in frame.filename]
-    if not frames:
-        return ""
-    last = frames[-1]
-    return f" at {last.filename}:{last.lineno} ({(last.line or '').strip()})"
 
 
 @contextmanager
@@ -401,16 +380,3 @@ def _is_deterministic_call(target: OpOverload, node: fx.Node) -> bool:
 
 def _plain(target: OpOverload, node: fx.Node) -> tuple[Any, ...]:
     return all_arguments(target, node.args, dict(node.kwargs))
-
-
-def origin(node: fx.Node) -> str:
-    """Return `` at file:line``, the innermost frame of the user's code that made a node, or nothing."""
-    trace = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines() if "File " in line]
-    for line in reversed(trace):
-        if "site-packages/torch" in line:
-            continue
-        return f" at {line.split('File ')[1].split(', in ')[0].replace(', line ', ':').replace(chr(34), '')}"
-    return ""
-
-
-__all__ = ["CaptureError", "capture", "data_tensors", "functional_form", "signature"]

@@ -18,7 +18,7 @@ class Explanation:
     rows
         (operation, rule, count) of every operation, by count: "native" rules are lsfast's own, a "generic" one is
         derived by ``torch.func`` from the operation at each call (right, slower), a "constant" does not depend on the
-        parameters and runs once.
+        parameters (or is detached from them, or piecewise constant) and runs once for each linearization.
     where
         Generic operation -> a line of the model that calls it, as far as it is known.
     """

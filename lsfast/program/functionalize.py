@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from lsfast.program.errors import CaptureError, origin
 from lsfast.program.graph import Slot
 from lsfast.program.rules.generic import all_arguments
 from lsfast.program.rules.linear_maps import permutation_of
@@ -25,10 +26,6 @@ _KEEP_ORDER |= {"view_as", "reshape_as", "to", "detach", "expand_as", "expand", 
 _MAYBE_VIEWS = {"reshape", "contiguous", "flatten", "to", "reshape_as", "float", "type_as"}
 
 Emit = Callable[..., Any]
-
-
-class Unsupported(ValueError):
-    """An in-place operation that has no form without writing."""
 
 
 @dataclass
@@ -72,7 +69,7 @@ class Versions:
         assert isinstance(operation, OpOverload)
         nodes = all_arguments(operation, node.args, dict(node.kwargs))
         arguments: Any = fx.map_arg(nodes, lambda n: values[n] if n in values else Slot(self.slot(n)))  # type: ignore[arg-type, return-value]
-        where = _origin(node)
+        where = origin(node)
         if operation._schema.is_mutable:
             self._write(node, nodes[0], operation, arguments, detached, where)
             return
@@ -142,7 +139,10 @@ def functional_form(operation: OpOverload) -> OpOverload:
     packet = getattr(getattr(torch.ops, operation.namespace), name.removesuffix("_"), None)
     overload = getattr(packet, operation._overloadname, None) if name.endswith("_") else None
     if not isinstance(overload, OpOverload):
-        raise Unsupported(f"Objective: {operation} writes to its arguments, which the program engine does not take")
+        raise CaptureError(
+            f"Objective: {operation} writes to its arguments, which the program engine does not take; "
+            'pass engine="autograd" to Objective'
+        )
     return overload
 
 
@@ -170,7 +170,10 @@ def _counterpart(
         return aten.permute.default, ([permutation.index(axis) for axis in range(whole.dim())],)
     if name in _KEEP_ORDER and part.numel() == whole.numel():
         return aten.reshape.default, (list(whole.shape),)
-    raise Unsupported(f"Objective: a write through {operation} is not taken by the program engine")
+    raise CaptureError(
+        f"Objective: a write through {operation} is not taken by the program engine; "
+        'pass engine="autograd" to Objective'
+    )
 
 
 def _is_view(operation: OpOverload, node: fx.Node) -> bool:
@@ -188,9 +191,3 @@ def _is_view(operation: OpOverload, node: fx.Node) -> bool:
         return again is probe or again._base is probe
     first = operation._schema.arguments[0]
     return first.alias_info is not None and not first.alias_info.is_write
-
-
-def _origin(node: fx.Node) -> str:
-    from lsfast.program.capture import origin
-
-    return origin(node)

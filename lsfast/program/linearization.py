@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lsfast import checks
 from lsfast.data import batches, plain, tensors_in
 from lsfast.program.capture import capture, data_tensors, signature
 from lsfast.program.graph import Program, Step
@@ -32,18 +33,26 @@ class _Batch:
     """A batch of the data: its weight, its data as it was seen first, and its point while that is held."""
 
     def __init__(self, index: int, inputs: Any, targets: Any, weight: float) -> None:
-        self.inputs, self.targets, self.weight = inputs, targets, weight
+        self.weight = weight
         self.description = Batch(index, weight)
-        self.leaves = data_tensors(inputs, targets)
-        self.print = _fingerprint(self.leaves)
         self.point: Point | None = None
+        self._take(inputs, targets)
+        self._print = _fingerprint(self.leaves)
 
-    def is_same(self, inputs: Any, targets: Any) -> bool:
-        """Whether a batch of a later pass has the values of this one."""
-        leaves = data_tensors(inputs, targets)
-        if len(leaves) == len(self.leaves) and all(a is b for a, b in zip(leaves, self.leaves, strict=True)):
+    def _take(self, inputs: Any, targets: Any) -> None:
+        self.inputs, self.targets, self.leaves = inputs, targets, data_tensors(inputs, targets)
+
+    def again(self, inputs: Any, targets: Any) -> bool:
+        """Take the batch of a later pass; return whether it has the values of this one."""
+        before = self.leaves
+        self._take(inputs, targets)
+        if len(before) == len(self.leaves) and all(a is b for a, b in zip(before, self.leaves, strict=True)):
             return True
-        return _fingerprint(leaves) == self.print
+        return _fingerprint(self.leaves) == self._print
+
+    def release(self) -> None:
+        """Let go of the data, which the next pass will bring again."""
+        self.inputs, self.targets, self.leaves = None, None, []
 
 
 def _fingerprint(leaves: list[Any]) -> list[Any]:
@@ -62,7 +71,18 @@ def _fingerprint(leaves: list[Any]) -> list[Any]:
 class Linearization:
     """Products with the derivatives of an objective at its parameters, for rows of vectors [k, n].
 
-    Over a data set every product is that of the mean (or sum) over all targets, whatever the batches.
+    Over a data set `hvp`, `ggnvp` and `outputs_product` are those of the mean (or sum) over all targets, whatever the
+    batches, and have the weight decay times v added; `jvp` and `vjp` are of the outputs of all batches, joined.
+
+    Raises
+    ------
+    ValueError
+        By every product: if the rows are not [k, n] in the parameters' dtype and device, the data has changed since the
+        pass before, or the loss or the gradient is not finite (the first operation that made a NaN is named).
+    TypeError
+        By all but `hvp`: if what the loss is given is not one tensor.
+    CaptureError
+        By the first product: if the model cannot be captured.
 
     Examples
     --------
@@ -73,7 +93,7 @@ class Linearization:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._parameters = objective.parameters
+        self.parameters = objective.parameters
         slices = zip(objective.slices.items(), objective.shapes, strict=True)
         self._layout: Layout = {name: (part.start, shape) for (name, part), shape in slices}
         self._batches: list[_Batch] = []
@@ -87,6 +107,7 @@ class Linearization:
 
     def hvp(self, rows: Tensor) -> Tensor:
         r"""Return the Hessian products :math:`\partial_t \nabla L(\theta + t v)` for each row v of [k, n]."""
+        self._check("hvp", rows)
         return self._replayed("hvp", rows, lambda batch, part, out: _point(batch).hvp(part, out), hold=True)
 
     def ggnvp(self, rows: Tensor) -> Tensor:
@@ -96,6 +117,7 @@ class Linearization:
             point = _with_outputs(_point(batch))
             point.vjp(point.loss_hessian(point.jvp(part)), out)
 
+        self._check("ggnvp", rows)
         return self._replayed("ggnvp", rows, product, hold=False)
 
     def outputs_product(self, rows: Tensor, middle: Middle) -> Tensor:
@@ -118,10 +140,12 @@ class Linearization:
                 tangents = tangents.clone()  # the outputs are parameters
             point.vjp(middle(batch.description, _given(point.outputs), batch.targets, tangents), out)
 
+        self._check("outputs_product", rows)
         return self._mean(rows, product)
 
     def jvp(self, rows: Tensor) -> Tensor:
         """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1."""
+        self._check("jvp", rows)
         found = []
         with self._working():
             for batch in self._all_batches():
@@ -157,6 +181,11 @@ class Linearization:
         if rows.is_cuda and self._complete and _is_fixed(self._objective.data) and all(b.point for b in self._batches):
             return self._replays.run(kind, lambda given: self._mean(given, product, hold), rows)
         return self._mean(rows, product, hold)
+
+    def _check(self, function: str, rows: Tensor) -> None:
+        checks.like(function, "rows", rows, self._objective.dtype, self._objective.device)
+        if rows.dim() != 2 or rows.shape[1] != self._objective.n:
+            raise ValueError(f"{function}: rows must have shape [k, {self._objective.n}], got {list(rows.shape)}")
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -200,11 +229,14 @@ class Linearization:
         for inputs, targets in (plain(batch) for batch in batches(objective.data)):
             if seen == len(self._batches) and not self._complete:
                 self._batches.append(_Batch(seen, inputs, targets, objective.weight_of(inputs, targets)))
-            elif seen == len(self._batches) or not self._batches[seen].is_same(inputs, targets):
+            elif seen == len(self._batches) or not self._batches[seen].again(inputs, targets):
                 raise ValueError(
                     f"Objective: data must be the same at every pass, batch {seen} has changed; is it shuffled?"
                 )
-            yield self._batches[seen]
+            batch = self._batches[seen]
+            yield batch
+            if batch.point is None and not _is_fixed(objective.data):
+                batch.release()
             seen += 1
         if self._complete and seen < len(self._batches):
             raise ValueError(f"Objective: data must be the same at every pass, got {seen} batches, then fewer")
@@ -216,26 +248,28 @@ class Linearization:
         point = batch.point
         before = 0 if point is None else point.held_bytes()
         if point is None:
-            point = batch.point = self._point_of(batch)
+            point = self._point_of(batch)
+            if not bool(torch.isfinite(point.loss)):
+                raise ValueError(f"Objective: the loss must be finite, got {self._where_not_finite(batch)}")
         if hold:
             gradient = point.hold()
             if gradient is not None and not bool(torch.isfinite(gradient).all()):
                 raise ValueError(f"Objective: the gradient must be finite, got {self._where_not_finite(batch)}")
+        batch.point = point
+        self._held += point.held_bytes() - before
         try:
             yield
         finally:
-            if batch.point is not None and self._held - before + point.held_bytes() > self._objective.memory_limit // 2:
+            if self._held > self._objective.memory_limit // 2:
                 batch.point = None
-                self._held -= before
-            else:
-                self._held += point.held_bytes() - before
+                self._held -= point.held_bytes()
 
     def _point_of(self, batch: _Batch, watch: Watch | None = None) -> Point:
         objective = self._objective
         program = program_of(objective, batch.inputs, batch.targets)
         named = dict(objective.model.named_parameters()) | dict(objective.model.named_buffers())
         others = {name: named[name].detach() for name in program.others}
-        parameters = objective.unflatten(self._parameters)
+        parameters = objective.unflatten(self.parameters)
         return Point(program, parameters, others, batch.leaves, self._layout, watch)
 
     def _at_once(self, point: Point) -> int:
@@ -286,9 +320,11 @@ def _given(value: Tensor | None) -> Tensor:
 
 def _with_outputs(point: Point) -> Point:
     if point.program.outputs is None:
-        raise TypeError("GGNOperator: the loss must be given one tensor; pass output= to Objective")
+        raise TypeError("GGNOperator and FisherOperator: the loss must be given one tensor; pass output= to Objective")
     if not point.program.through_outputs:
-        raise ValueError("GGNOperator: the loss must depend on the parameters through the model's outputs alone")
+        raise ValueError(
+            "GGNOperator and FisherOperator: the loss must depend on the parameters through the model's outputs alone"
+        )
     return point
 
 

@@ -1,4 +1,4 @@
-"""The memory that products work in: kept by the process between them, because fresh pages cost more than the arithmetic.
+"""The memory that products work in: kept between them, because fresh pages can cost as much as the arithmetic.
 
 The C library of Linux gives memory back whenever the top of its heap is free, and maps every large block anew: each
 product then touches pages that the kernel must find and clear first (a third of the time of a convolutional network's

@@ -226,6 +226,47 @@ def test_bfloat16_products_on_the_cpu_say_what_they_cost():
     assert (found - expected).norm() <= 2.0**-5 * expected.norm()
 
 
+def test_the_data_of_a_loader_is_not_kept_with_points_that_are_not():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*BATCHES[0]), batch_size=2)
+    L = lsfast.Objective(two_layers(), nn.MSELoss(), loader, memory_limit=1).linearize()
+    L.hvp(real(1, 83))
+    assert all(batch.point is None and batch.leaves == [] for batch in L._batches)
+
+
+def test_check_is_of_the_point_the_operator_was_taken_at():
+    model = two_layers()
+    H = lsfast.HessianOperator(lsfast.Objective(model, nn.MSELoss(), BATCHES[0]))
+    before = H.check()
+    with torch.no_grad():
+        model[0].weight.add_(0.5)
+    assert H.check() == before
+    assert before.finite_difference < 1e-8
+
+
+def test_rows_are_checked():
+    L = lsfast.Objective(two_layers(), nn.MSELoss(), BATCHES[0]).linearize()
+    for product in (L.hvp, L.ggnvp, L.jvp):
+        with pytest.raises(ValueError, match=r"rows must have shape \[k, 83\], got \[1, 84\]"):
+            product(real(1, 84))
+        with pytest.raises(ValueError, match=r"rows must have dtype torch.float64, got torch.float32"):
+            product(torch.ones(1, 83))
+
+
+def test_a_nan_in_the_loss_is_traced_also_for_a_ggn():
+    class Log(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(self.w * x)
+
+    good, bad = (torch.ones(2, 1).double(), torch.ones(2, 1).double()), (-torch.ones(2, 1).double(), torch.ones(2, 1))
+    objective = lsfast.Objective(Log(), nn.MSELoss(), [good, (bad[0], bad[1].double())])
+    with pytest.raises(ValueError, match=r"loss must be finite, got NaN, first in aten.log.default at .*\.py:"):
+        lsfast.GGNOperator(objective).apply(torch.ones(1, 1).double())
+
+
 def test_arguments_are_checked():
     data = (real(5, 6), real(5, 3))
     with pytest.raises(ValueError, match="matmul_precision must be one of 'ieee', 'tf32', 'bf16', got 'fp8'"):
