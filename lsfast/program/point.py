@@ -102,8 +102,7 @@ class Point:
     def _of_parameters(self, rows: Tensor) -> dict[int, Any]:
         found = {}
         for name, slot in self.program.parameters.items():
-            first, shape = self.layout[name]
-            found[slot] = rows[:, first : first + shape.numel()].unflatten(1, shape) if shape else rows[:, first]
+            found[slot] = self._part(rows, name)
         return found
 
     def _forward(self, found: dict[int, Any], start: int, stop: int, keep: bool) -> None:
@@ -196,10 +195,13 @@ class Point:
                 if self.program.parameters.get(name) not in written:
                     out[:, first : first + shape.numel()] = 0.0
 
-    def _part(self, out: Tensor, name: str) -> Tensor:
+    def _part(self, rows: Tensor, name: str) -> Tensor:
+        """Return the view [K, *shape] of the part of rows [K, n] that belongs to a parameter."""
         first, shape = self.layout[name]
-        part = out[:, first : first + shape.numel()]
-        return part.unflatten(1, shape) if shape else part[:, 0]
+        strides = [1] * len(shape)
+        for axis in range(len(shape) - 1, 0, -1):
+            strides[axis - 1] = strides[axis] * shape[axis]
+        return rows.as_strided((len(rows), *shape), (rows.stride(0), *strides), rows.storage_offset() + first)
 
     def hold_loss(self) -> None:
         """Give the rules of the loss their adjoints."""

@@ -35,15 +35,20 @@ class Unary(Rule):
 
     def forward(self, *args: Any) -> Tensor:
         y: Tensor = call_operation(self.operation, args)
-        self.slope = self.first(*args).to(y.dtype)
+        slope = self.first(*args)
+        self.slope = slope if slope.dtype == torch.bool else slope.to(y.dtype)
         self.args = args if self.curved else ()
         return y
 
     def jvp(self, *tangents: Any) -> Tensor:
-        return scale_rows(tangents[0], self.slope)
+        return scale_rows(tangents[0], self._factor(tangents[0]))
 
     def vjp(self, adjoints: Tensor) -> tuple[Tensor]:
-        return (scale_rows(adjoints, self.slope),)
+        return (scale_rows(adjoints, self._factor(adjoints)),)
+
+    def _factor(self, rows: Tensor) -> Tensor:
+        """Return f'; what is 0 or 1 everywhere is kept in a byte an element."""
+        return self.slope.to(rows.dtype) if self.slope.dtype == torch.bool else self.slope
 
     def hold(self, adjoint: Tensor) -> None:
         if self.second is not None:

@@ -19,6 +19,11 @@ from lsfast.program.rules.shapes import spread_rows, sum_rows_to
 aten = torch.ops.aten
 
 
+# Elements of a matrix. Products of batches of small ones are faster where the results (the adjoint of a weight) or the
+# factors (a shared one) lie side by side, and copying them there or from there costs little.
+_COPIED_AT_MOST = 1 << 15
+
+
 @rule_for(aten.linear.default)
 class Linear(Rule):
     """x W^T + b for x [..., in], W [out, in], b [out]."""
@@ -86,7 +91,7 @@ class Linear(Rule):
         if self.active[1]:
             assert self.x is not None
             shared = self.x.expand(rows, *self.x.shape)
-            out = self.into.get(1)
+            out = self.into.get(1) if self.width * self.x.shape[1] > _COPIED_AT_MOST else None
             of_weight = None if out is None else out.view(rows, self.width, self.x.shape[1])
             of_weight = (
                 torch.bmm(flat.transpose(1, 2), shared, out=of_weight)
@@ -165,9 +170,6 @@ def _lead(a: Tensor, b: Tensor) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
 
 
-_COPIED_AT_MOST = 1 << 16  # elements: a batch of small matrices is rather copied K times than multiplied in K calls
-
-
 def rows_times(a: Tensor, b: Tensor, into: Tensor | None = None) -> Tensor:
     """Return a @ b for rows a [K, ..., i, j] and a shared b [..., j, k]; added to `into`, which is written to."""
     if b.dim() == 2:
@@ -199,7 +201,7 @@ def _batched(rows: Tensor, shared: Tensor, rows_first: bool, into: Tensor | None
     def product(of: Tensor) -> Tensor:
         return torch.matmul(of, shared) if rows_first else torch.matmul(shared, of)
 
-    if len(rows) * shared.numel() <= _COPIED_AT_MOST:
+    if shared.numel() <= _COPIED_AT_MOST:
         whole = product(rows)
         return whole if into is None else into.add_(whole)
     if rows.dim() == 4 == shared.dim() + 1 and rows.shape[1] == shared.shape[0]:
