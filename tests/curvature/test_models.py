@@ -144,3 +144,8 @@ def test_the_padding_row_of_an_embedding_is_a_constant(engine):
         assert relative(matrix, matrix.T) < rounding(p)
         assert (matrix[2:4] == 0).all()
         assert (matrix[:, 2:4] == 0).all()
+
+
+@every_model
+def test_no_model_needs_a_generic_rule(name):
+    assert model_problem(name).objective(engine="program").explain().generic == ()

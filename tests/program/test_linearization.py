@@ -267,6 +267,21 @@ def test_a_nan_in_the_loss_is_traced_also_for_a_ggn():
         lsfast.GGNOperator(objective).apply(torch.ones(1, 1).double())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer", "causal attention", "silu and group norm, mse"])
+def test_low_precision_models_have_products(name, dtype):
+    p = problem(name)
+    exact = lsfast.HessianOperator(lsfast.Objective(p.model, p.loss_fn, p.data))
+    rows = real(2, exact.shape[0]) / exact.shape[0] ** 0.5
+    expected = exact.apply(rows)
+    targets = p.targets.to(dtype) if p.targets.is_floating_point() else p.targets
+    objective = lsfast.Objective(p.model.to(dtype), p.loss_fn, (p.inputs.to(dtype), targets))
+    found = lsfast.HessianOperator(objective).apply(rows.to(dtype))
+    assert found.dtype == dtype
+    # Some twenty operations deep, each rounded once to 8 or 11 bits, and the model itself rounded.
+    assert (found.double() - expected).norm() < 40 * torch.finfo(dtype).eps * expected.norm()
+
+
 def test_arguments_are_checked():
     data = (real(5, 6), real(5, 3))
     with pytest.raises(ValueError, match="matmul_precision must be one of 'ieee', 'tf32', 'bf16', got 'fp8'"):

@@ -29,6 +29,8 @@ LINEAR_MAPS = {
     "mT": (aten.mT.default, real(2, 3, 4)),
     "expand": (aten.expand.default, real(3, 1), [2, 3, 4]),
     "repeat": (aten.repeat.default, real(3, 2), [2, 1, 3]),
+    "repeat_interleave": (aten.repeat_interleave.self_int, real(3, 2), 3, 1),
+    "repeat_interleave of all": (aten.repeat_interleave.self_int, real(3, 2), 2),
     "slice": (aten.slice.Tensor, real(5, 7), -1, 1, 6, 2),
     "narrow": (aten.narrow.default, real(5, 7), 0, 1, 3),
     "select": (aten.select.int, real(5, 7), -1, -2),
@@ -111,6 +113,16 @@ def test_factors_and_numbers():
     check_rule(aten.mul.Scalar, x, 2.0)
     check_rule(aten.div.Scalar, x, 2.0)
     check_rule(aten.mul.Tensor, x, torch.arange(4))
+
+
+@pytest.mark.parametrize("packet", [aten.var, aten.std])
+def test_variance_and_standard_deviation(packet):
+    x = real(3, 4, 5)
+    check_rule(packet.correction, x, [0, -1], correction=0, keepdim=True)
+    check_rule(packet.correction, x, None)
+    check_rule(packet.default, x, False)
+    check_rule(packet.dim, x, [1], True)
+    check_rule(packet.default, real(7))
 
 
 def test_choices():

@@ -61,3 +61,30 @@ def test_bad_arguments_are_named():
     for changed, message in cases:
         with pytest.raises(ValueError, match="trace: .*" + message):
             lsfast.trace(**({"A": A} | changed))
+
+
+def two_layers() -> lsfast.HessianOperator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)).double()
+        data = (torch.randn(20, 4).double(), torch.randint(0, 3, (20,)))
+    return lsfast.HessianOperator(lsfast.Objective(model, torch.nn.CrossEntropyLoss(), data))
+
+
+def test_traces_of_parameters_add_up_to_the_trace_and_estimate_their_blocks():
+    H = two_layers()
+    for A in (H, 2.0 * H + 0.5, H.block("2.*")):
+        traces = lsfast.parameter_traces(A, num_products=400, seed=1)
+        whole = lsfast.trace(A, num_products=400, seed=1)
+        assert sum(trace.value for trace in traces.values()) == pytest.approx(whole.value, rel=1e-12)
+        dense = A.to_dense().diagonal()
+        for name, part in A.parts.items():
+            assert abs(traces[name].value - float(dense[part].sum())) < 4.0 * traces[name].stderr
+    assert list(traces) == ["2.weight", "2.bias"]
+
+
+def test_traces_of_parameters_need_parameters():
+    with pytest.raises(ValueError, match="A must have named parameters, got Tensor"):
+        lsfast.parameter_traces(torch.eye(3))
+    with pytest.raises(ValueError, match="parameter_traces: num_products must be"):
+        lsfast.parameter_traces(two_layers(), num_products=0)

@@ -31,6 +31,7 @@ from lsfast.program.rules import (
     pooling,
     products,
     softmax,
+    variance,
     worked_example,
 )
 from lsfast.program.rules.rule import Rule, find_rule, register_rule, rule_for
@@ -50,5 +51,6 @@ FAMILIES = (  # importing them enters their rules
     pooling,
     products,
     softmax,
+    variance,
     worked_example,
 )

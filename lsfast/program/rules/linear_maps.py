@@ -114,6 +114,21 @@ class Repeat(LinearMap):
         return tiles.sum(list(range(1, 2 * len(repeats), 2))).reshape(len(y), *self.shape)
 
 
+class RepeatInterleave(LinearMap):
+    """Each element, or slice along an axis, a number of times."""
+
+    def rows(self, x: Tensor) -> Tensor:
+        dim = self.args[2]
+        flat = x.reshape(len(x), -1) if dim is None else x
+        repeated: Tensor = flat.repeat_interleave(self.args[1], 1 if dim is None else self.axis(dim))
+        return repeated
+
+    def transposed(self, y: Tensor) -> Tensor:
+        times, dim = self.args[1], self.args[2]
+        axis = 1 if dim is None else self.axis(dim)
+        return y.unflatten(axis, (y.shape[axis] // times, times)).sum(axis + 1).reshape(len(y), *self.shape)
+
+
 class Slice(LinearMap):
     """``x[start:end:step]`` along one axis."""
 
@@ -326,6 +341,7 @@ _enter(
 )
 _enter(Expand, *_overloads("expand", "expand_as", "broadcast_to"))
 _enter(Repeat, *_overloads("repeat", "tile"))
+_enter(RepeatInterleave, *_overloads("repeat_interleave.self_int"))
 _enter(Slice, *_overloads("slice.Tensor"))
 _enter(Narrow, *_overloads("narrow"))
 _enter(Select, *_overloads("select.int"))
