@@ -120,13 +120,13 @@ class RepeatInterleave(LinearMap):
     def rows(self, x: Tensor) -> Tensor:
         dim = self.args[2]
         flat = x.reshape(len(x), -1) if dim is None else x
-        repeated: Tensor = flat.repeat_interleave(self.args[1], 1 if dim is None else self.axis(dim))
-        return repeated
+        return flat.repeat_interleave(self.args[1], 1 if dim is None else self.axis(dim))
 
     def transposed(self, y: Tensor) -> Tensor:
         times, dim = self.args[1], self.args[2]
         axis = 1 if dim is None else self.axis(dim)
-        return y.unflatten(axis, (y.shape[axis] // times, times)).sum(axis + 1).reshape(len(y), *self.shape)
+        tiles: Tensor = y.unflatten(axis, (y.shape[axis] // times, times))
+        return tiles.sum(axis + 1).reshape(len(y), *self.shape)
 
 
 class Slice(LinearMap):
