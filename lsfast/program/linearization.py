@@ -115,7 +115,7 @@ class Linearization:
 
         def product(batch: _Batch, part: Tensor, out: Tensor) -> None:
             point = _with_outputs(_point(batch))
-            point.vjp(point.loss_hessian(point.jvp(part)), out)
+            point.vjp(point.loss_hessian(point.jvp(part), part), out)
 
         self._check("ggnvp", rows)
         return self._replayed("ggnvp", rows, product, hold=False)

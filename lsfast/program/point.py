@@ -140,12 +140,13 @@ class Point:
         stop: int,
         out: Tensor | None,
         tangents: dict[int, Any] | None = None,
+        rows: Tensor | None = None,
         hold: bool = False,
     ) -> None:
         """Pass adjoints from the steps before `stop` back to `start`; those of parameters are written to `out` [K, n].
 
-        With `tangents` what is passed are the tangents of the adjoints. With `hold` the rules are given the adjoint,
-        of which there is one row.
+        With `tangents` what is passed are the tangents of the adjoints, and `rows` is what the caller gave. With `hold`
+        the rules are given the adjoint, of which there is one row.
         """
         name_of = self._name_of
         written: set[int] = set()
@@ -171,6 +172,8 @@ class Point:
             if tangents is None:
                 found = rule.vjp(adjoint)
             else:
+                if rule.lent is not None:
+                    rule.may_overwrite = self._is_free(index, step.arguments[rule.lent], tangents, rows)
                 found = rule.vjp_jvp(adjoint, *_tangent_arguments(step, tangents))
             if self._watch is not None:
                 self._watch(step, "derivative", found)
@@ -194,6 +197,19 @@ class Point:
             for name, (first, shape) in self.layout.items():
                 if self.program.parameters.get(name) not in written:
                     out[:, first : first + shape.numel()] = 0.0
+
+    def _is_free(self, index: int, argument: Any, tangents: dict[int, Any], rows: Tensor | None) -> bool:
+        """Whether the tangents of an argument of a step are needed by no step that is yet to come, nor the caller's."""
+        if not isinstance(argument, Slot) or argument.index not in tangents:
+            return False
+        mine = tangents[argument.index].untyped_storage().data_ptr()
+        others = [value for slot, value in tangents.items() if slot != argument.index and isinstance(value, Tensor)]
+        if any(x.untyped_storage().data_ptr() == mine for x in (*others, rows) if x is not None):
+            return False
+        earlier = zip(self.program.steps[:index], self.rules[:index], strict=True)
+        return not any(
+            rule is not None and rule.curved and (argument.index, True) in step.read() for step, rule in earlier
+        )
 
     def _part(self, rows: Tensor, name: str) -> Tensor:
         """Return the view [K, *shape] of the part of rows [K, n] that belongs to a parameter."""
@@ -253,7 +269,7 @@ class Point:
         tangents = self.tangents(rows, to_loss=True)
         tangents.pop(self.program.loss, None)
         adjoints = {self.program.loss: self.loss.new_zeros((len(rows), *self.loss.shape))}
-        self._backward(adjoints, 0, len(self.program.steps), out, tangents)
+        self._backward(adjoints, 0, len(self.program.steps), out, tangents, rows)
 
     def jvp(self, rows: Tensor) -> Tensor:
         """Return the tangents of the outputs [K, *outputs]."""
@@ -264,14 +280,18 @@ class Point:
         """Write the adjoints of the parameters to out [K, n], given those of the outputs."""
         self._backward({_known(self.program.outputs): cotangents}, 0, self.program.model_steps, out)
 
-    def loss_hessian(self, tangents: Tensor) -> Tensor:
-        """Return the products of the Hessian of the loss in the outputs with tangents [K, *outputs]."""
+    def loss_hessian(self, tangents: Tensor, rows: Tensor) -> Tensor:
+        """Return the products of the Hessian of the loss in the outputs with tangents [K, *outputs].
+
+        The tangents may be written over, unless they lie in the memory of `rows`.
+        """
         program = self.program
         self.hold_loss()
         found: dict[int, Any] = {_known(program.outputs): tangents}
         self._forward(found, program.model_steps, len(program.steps), keep=True)
         adjoints = {program.loss: self.loss.new_zeros((len(tangents), *self.loss.shape))}
-        self._backward(adjoints, program.model_steps, len(program.steps), None, found)
+        del tangents
+        self._backward(adjoints, program.model_steps, len(program.steps), None, found, rows)
         result: Tensor = adjoints[_known(program.outputs)]
         return result
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import lsfast
 from lsfast.program import linearization
+from lsfast.program.rules import losses
 
 
 def real(*shape: int, seed: int = 0) -> Tensor:
@@ -188,6 +189,58 @@ def test_nothing_is_left_behind_by_a_product():
     before = tensors()
     H.apply(rows)
     assert tensors() == before
+
+
+class Scaled(nn.Module):
+    """Its logits are a parameter, seen through a view: their tangents lie in the rows that the caller gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(real(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.view(4, 3)
+
+
+def loss_twice(z: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(z, y) + z.square().mean()
+
+
+def loss_of_a_view(z: Tensor, y: Tensor) -> Tensor:
+    squares = z.square().mean()
+    return nn.functional.cross_entropy(z.view(-1, 3), y) + squares
+
+
+@pytest.mark.parametrize("kind", ["hvp", "ggnvp"])
+@pytest.mark.parametrize(
+    ("model", "loss", "in_place"),
+    [
+        (two_layers, nn.CrossEntropyLoss(), True),
+        (two_layers, loss_twice, True),  # the square comes later in the program: its derivative is done before
+        (two_layers, loss_of_a_view, False),
+        (Scaled, nn.CrossEntropyLoss(), False),
+    ],
+    ids=["alone", "used twice", "a view of what another needs", "the caller's own memory"],
+)
+def test_the_adjoints_of_logits_take_the_place_of_their_tangents_where_nothing_needs_them(
+    monkeypatch, model, loss, in_place, kind
+):
+    x, y = real(4, 6), torch.tensor([0, 2, 1, 1])
+    pair = [lsfast.Objective(model(), loss, (x, y), engine=engine).linearize() for engine in ("program", "autograd")]
+    rows = real(2, pair[0].parameters.numel())
+    before, places = rows.clone(), []
+    original = losses.CrossEntropy.vjp_jvp
+
+    def watched(self, adjoints, *tangents):
+        found = original(self, adjoints, *tangents)
+        places.append(found[0].data_ptr() == tangents[0].data_ptr())
+        return found
+
+    monkeypatch.setattr(losses.CrossEntropy, "vjp_jvp", watched)
+    found, expected = (getattr(linearization, kind)(rows) for linearization in pair)
+    assert (found - expected).norm() < 1e-13 * expected.norm()
+    assert torch.equal(rows, before)
+    assert places == [in_place]
 
 
 def test_explain_names_the_operations_without_a_rule():

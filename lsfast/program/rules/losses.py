@@ -26,7 +26,13 @@ _NONE, _MEAN = 0, 1
 
 
 class CrossEntropy(Rule):
-    """Softmax cross-entropy with class indices or probabilities: what is kept beside z is a few numbers a row."""
+    """Softmax cross-entropy with class indices or probabilities: what is kept beside z is a few numbers a row.
+
+    The adjoint tangents of the logits take the place of their tangents: with a large vocabulary they are by far the
+    largest tensors of a product.
+    """
+
+    lent = 0
 
     def forward(
         self, z: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int, smoothing: float
@@ -51,7 +57,7 @@ class CrossEntropy(Rule):
         self.curvature = self._by_row(adjoint[None])[0] * self.rows.mass
 
     def vjp_jvp(self, adjoints: Any, *tangents: Any) -> tuple[Any, ...]:
-        return (self.rows.product(self.curvature, tangents[0], self._by_row(adjoints)),)
+        return (self.rows.product(self.curvature, tangents[0], self._by_row(adjoints), in_place=self.may_overwrite),)
 
     def _by_row(self, adjoints: Tensor) -> Tensor:
         """Adjoints of the loss [k], or of its rows [k, ...], as [k, rows]; expanded, not copied."""

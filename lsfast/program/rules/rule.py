@@ -21,7 +21,7 @@ class Rule:
     All arguments follow the operation's schema, keyword-only ones and defaults filled in, so a rule names them as ATen
     does. Tangents and adjoints come in the same places: ``None`` for what is no tensor or does not depend on the
     parameters, a list for a list of tensors. K vectors are the first axis: the tangent of ``x`` [*s] is [K, *s], that
-    of the result and all adjoints likewise. They may have any strides; nobody may write to them.
+    of the result and all adjoints likewise. They may have any strides; nobody may write to them (but see `lent`).
 
     Attributes
     ----------
@@ -29,15 +29,20 @@ class Rule:
         Whether each argument depends on the parameters (a tuple of such for a list of tensors).
     curved
         Whether `vjp_jvp` uses the tangents: False where f is linear in all active arguments together.
+    lent
+        The argument, if any, whose tangents `vjp_jvp` would write over to spare their memory. The engine sets
+        `may_overwrite` for a call in which nothing else needs them.
     into
         Argument -> where its adjoint may be written, [K, *s] with strides of its own. A rule that writes there returns
         that tensor itself; one that does not look spares nothing but a copy.
     """
 
     curved: bool = True
+    lent: int | None = None
 
     def __init__(self, active: Activity) -> None:
         self.active = active
+        self.may_overwrite = False
         self.into: dict[int, Tensor] = {}
 
     def forward(self, *args: Any) -> Any:
