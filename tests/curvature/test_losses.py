@@ -11,8 +11,6 @@ from torch import Tensor
 
 import lsfast
 
-ENGINES = ("program", "autograd")
-
 
 def vectors_of(n: int) -> Tensor:
     return torch.randn(3, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -25,8 +23,7 @@ def expected(loss: str, reduction: str, inputs: str) -> tuple[Tensor, Tensor]:
     return hessian_products(p, vectors), ggn_products(p, vectors)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize(("inputs", "engine"), [*((inputs, "program") for inputs in INPUTS), ("rows", "autograd")])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_products_over_ragged_batches_equal_those_of_the_whole(loss, reduction, inputs, engine):

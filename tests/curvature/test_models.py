@@ -68,23 +68,21 @@ def test_products_equal_double_backward(name, kind, engine):
     assert relative(A.apply(unit_vectors(A.shape[0])), expected(name, kind)) < rounding(p)
 
 
-@every_engine
 @every_operator
 @every_model
-def test_products_equal_finite_differences(name, kind, engine):
+def test_products_equal_finite_differences(name, kind):
     p = model_problem(name)
-    A = OPERATORS[kind](p.objective(engine=engine))
+    A = OPERATORS[kind](p.objective(engine="program"))
     # Truncation and rounding together: 1e-9 at these steps in float64, 1e-5 where a norm is computed in float32.
     tolerance = 1e-8 if p.precision < 1e-10 else 1e-4
     assert relative(A.apply(unit_vectors(A.shape[0])), differenced(name, kind)) < tolerance
 
 
-@every_engine
 @every_operator
 @every_model
-def test_operators_are_symmetric_and_ggn_is_positive_semidefinite(name, kind, engine):
+def test_operators_are_symmetric_and_ggn_is_positive_semidefinite(name, kind):
     p = model_problem(name)
-    A = OPERATORS[kind](p.objective(engine=engine))
+    A = OPERATORS[kind](p.objective(engine="program"))
     vectors = unit_vectors(A.shape[0], 8)
     within = vectors @ A.apply(vectors).T
     assert (within - within.T).norm() < rounding(p) * within.norm()
@@ -92,22 +90,20 @@ def test_operators_are_symmetric_and_ggn_is_positive_semidefinite(name, kind, en
         assert torch.linalg.eigvalsh((within + within.T) / 2)[0] > -rounding(p) * within.norm()
 
 
-@every_engine
 @every_operator
 @every_model
-def test_many_vectors_at_once_equal_one_at_a_time(name, kind, engine):
+def test_many_vectors_at_once_equal_one_at_a_time(name, kind):
     p = model_problem(name)
-    A = OPERATORS[kind](p.objective(engine=engine))
+    A = OPERATORS[kind](p.objective(engine="program"))
     vectors = unit_vectors(A.shape[0])
     assert relative(torch.stack([A @ v for v in vectors]), A.apply(vectors)) < rounding(p)
 
 
-@every_engine
 @every_operator
 @pytest.mark.parametrize("name", [name for name in MODEL_NAMES if "train mode" not in name])
-def test_ragged_batches_equal_the_whole(name, kind, engine):
+def test_ragged_batches_equal_the_whole(name, kind):
     p = model_problem(name)
-    A = OPERATORS[kind](p.objective(p.split(1), engine=engine))
+    A = OPERATORS[kind](p.objective(p.split(1), engine="program"))
     assert relative(A.apply(unit_vectors(A.shape[0])), expected(name, kind)) < rounding(p)
 
 
