@@ -212,10 +212,12 @@ const char* linear_of(const ChannelNormParams& p, Stream stream) {
 const char* launch_channel_norm_sums(const ChannelNormParams& p, Stream stream) {
   LSFAST_DISPATCH(p.kind,
                   return p.y == nullptr ? sums_typed<scalar_t, 2>(p, stream) : sums_typed<scalar_t, 3>(p, stream));
+  return "channel_norm_sums: unknown element type";
 }
 
 const char* launch_channel_norm_linear(const ChannelNormParams& p, Stream stream) {
   LSFAST_DISPATCH(p.kind, return linear_of<scalar_t>(p, stream));
+  return "channel_norm_linear: unknown element type";
 }
 
 const char* launch_part_sums(const PartSumParams& p, Stream stream) {

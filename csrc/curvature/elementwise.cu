@@ -57,6 +57,7 @@ const char* combine_typed(const CombineParams& p, Stream stream) {
 
 const char* launch_combine(const CombineParams& p, Stream stream) {
   LSFAST_DISPATCH(p.kind, return combine_typed<scalar_t>(p, stream));
+  return "combine: unknown element type";
 }
 
 }  // namespace lsfast::curvature

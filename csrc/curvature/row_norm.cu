@@ -208,10 +208,12 @@ const char* row_norm_vjp_typed(const RowNormParams& p, Stream stream) {
 
 const char* launch_row_norm_jvp(const RowNormParams& p, Stream stream) {
   LSFAST_DISPATCH(p.kind, return row_norm_jvp_typed<scalar_t>(p, stream));
+  return "row_norm_jvp: unknown element type";
 }
 
 const char* launch_row_norm_vjp(const RowNormParams& p, Stream stream) {
   LSFAST_DISPATCH(p.kind, return row_norm_vjp_typed<scalar_t>(p, stream));
+  return "row_norm_vjp: unknown element type";
 }
 
 }  // namespace lsfast::curvature

@@ -249,7 +249,8 @@ const char* softmax_adjoint_tangent_typed(const SoftmaxAdjointTangentParams& p, 
   if (p.output == SoftmaxOutput::kSoftmax) {
     return LSFAST_LAUNCH((softmax_adjoint_tangent_kernel<T, width>), blocks_of(p.rows), kBlock, 0, stream, p);
   }
-  return LSFAST_LAUNCH((logarithm_adjoint_tangent_kernel<T, width>), blocks_of(p.rows), kBlock, 0, stream, p);
+  constexpr int kWidth = sizeof(T) == 8 ? 1 : width;  // two doubles at once do not fit the registers
+  return LSFAST_LAUNCH((logarithm_adjoint_tangent_kernel<T, kWidth>), blocks_of(p.rows), kBlock, 0, stream, p);
 }
 
 }  // namespace
