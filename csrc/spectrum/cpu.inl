@@ -1,46 +1,12 @@
 // CPU kernels of the spectrum room. Bound by memory: a basis row is read once by each pass, in pieces that stay in
 // cache where a pass needs them twice. Compiled once per instruction set (platform/dispatch.h).
 #include "platform/reduction.h"
+#include "spectrum/lanes_cpu.inl"
 #include "spectrum/recurrence.h"
 #include "spectrum/spectrum.h"
 #include "spectrum/tridiagonal.h"
 
 namespace lsfast::spectrum::LSFAST_ISA {
-
-#if defined(__AVX512F__)
-constexpr int kRegisterBytes = 64;
-#elif defined(__AVX__)
-constexpr int kRegisterBytes = 32;
-#else
-constexpr int kRegisterBytes = 16;
-#endif
-
-// 64 bytes of T, the lanes of every sum: the same lanes, and so the same bits, for every instruction set.
-template <class T>
-struct Lanes {
-  typedef T Register __attribute__((vector_size(kRegisterBytes)));
-  static constexpr int kParts = 64 / kRegisterBytes;
-  static constexpr int64_t kCount = 64 / sizeof(T);
-  Register part[kParts];
-};
-
-template <class T>
-LSFAST_HD void load(Lanes<T>& lanes, const T* from) {
-  std::memcpy(&lanes, from, sizeof(lanes));
-}
-
-// A sum of lanes in float64, by halves.
-template <class T>
-LSFAST_HD double total(const Lanes<T>& lanes) {
-  T values[Lanes<T>::kCount];
-  std::memcpy(values, &lanes, sizeof(lanes));
-  double sums[Lanes<T>::kCount];
-  for (int i = 0; i < Lanes<T>::kCount; ++i) sums[i] = static_cast<double>(values[i]);
-  for (int half = Lanes<T>::kCount / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  }
-  return sums[0];
-}
 
 // Lane sums are made in T over kChunk elements, then added in float64. With eps the unit roundoff of T, at most
 // 1024 / 16 = 64 additions (128 for float64) lie behind a lane, so a sum is off by at most 65 eps sum |x_i y_i|
