@@ -20,7 +20,7 @@ demo: build
 
 test: build
 	@$(call require,test demo)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto $(ARGS)
 
 test-slow: build
 	@$(call require,test demo)

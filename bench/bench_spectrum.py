@@ -1,32 +1,91 @@
-"""A Lanczos step against reading the basis, and tridiagonal eigensolves against a dense batched solver."""
+"""The Lanczos step against reading its basis; spectral densities and tridiagonal eigensolves against the peers."""
 
+from __future__ import annotations
+
+import pytest
 import torch
+from curvature_cases import make_case
+from peak_memory import peak_added
+from spectrum_peers import PEERS, density_of
 
 import lsfast
+from lsfast.spectrum.basis import plan
+from lsfast.spectrum.recurrence import Recurrence
+
+PROBES, STEPS = 8, 64
 
 
-def test_lanczos_step(compare, device):
-    k, m, n = 8, 32, 10**6
-    start = torch.randn(k, n, generator=torch.Generator().manual_seed(0)).to(device)
+@pytest.mark.parametrize("basis_dtype", [torch.float32, torch.bfloat16])
+def test_lanczos_step(compare, device, basis_dtype):
+    k, held, n = 8, 32, 10**8 // 50 if device.type == "cuda" else 10**6
     eigenvalues = torch.linspace(-1, 1, n, device=device)
     A = lsfast.aslinearoperator(lambda rows: rows * eigenvalues, n=n, dtype=torch.float32, device=device)
-    T = lsfast.lanczos(A, start, m)
-    gram = T.basis[0] @ T.basis[0].T
-    assert (gram - torch.eye(m, device=device)).abs().max() < 1e-5
-    tridiagonal = torch.diag(T.alpha[0]) + torch.diag(T.beta[0], 1) + torch.diag(T.beta[0], -1)
-    assert (T.basis[0] * eigenvalues @ T.basis[0].T - tridiagonal).abs().max() < 1e-5
-    source, target = T.basis[: k // 2], torch.empty_like(T.basis[: k // 2])
-    # A run of m steps reads on average half of the basis a pass: two passes of full reorthogonalization are two reads
-    # of that half, so the limit of the run is m reads of the whole basis. A copy of half of it moves as many bytes.
+    start = torch.randn(k, n, generator=torch.Generator().manual_seed(0)).to(device)
+    run = Recurrence("bench", A, start, held + 1, plan("bench", A, "full", basis_dtype, None, None))
+    while run.step < held:
+        run.advance()
+    Q = run.basis.rows()[0, :held].double()
+    defect = (Q @ Q.T - torch.eye(held, device=device)).abs().max()
+    assert defect <= 10 * torch.finfo(basis_dtype).eps
+    product = A.apply(run.vector(held))  # the step is measured without the operator
+    run.A = lsfast.aslinearoperator(lambda rows: product, n=n, dtype=torch.float32, device=device)
+
+    def step() -> None:
+        run.step = held
+        run.advance()
+
+    source = torch.randn(held // 2, k, n, device=device)
+    target = torch.empty_like(source)
+    # A copy of half of the 32 vectors moves as many bytes as reading them once.
+    name = "lanczos step, full, 32 vectors held, K = 8" + (", kept in bfloat16" if run.narrow else "")
+    size = f"n = {n:.0e} float32".replace("e+0", "e")
+    compare(name, size, step, lambda: target.copy_(source), "two reads of the held vectors", factor=2.0, rounds=9)
+
+
+@pytest.mark.parametrize("name", ["small mlp", "gpt"])
+@pytest.mark.parametrize("peer", list(PEERS))
+def test_spectral_density(compare, device, request, name, peer):
+    tiny = request.config.getoption("--tiny")
+    case = make_case(name, device, tiny)
+    steps = 6 if tiny else STEPS
+    operator = lsfast.HessianOperator(case.objective())
+    ours = lsfast.spectral_density(operator, probes=PROBES, steps=steps)
+    nodes, weights = density_of(PEERS[peer], case, PROBES, steps)
+    norm = float(ours.nodes.max())
+    # Checked before it is timed: the largest eigenvalue, no second copy of it, and the same trace within the errors.
+    for found in (ours.nodes, nodes.cpu()):
+        largest = found.amax(1, keepdim=True)
+        assert ((found - largest).abs() <= 1e-4 * norm).sum(1).tolist() == [1] * PROBES
+        if not tiny:
+            assert (largest - norm).abs().max() <= 1e-4 * norm
+    trace = ours.n * (nodes * weights).sum(1).mean().item()
+    assert abs(trace - ours.trace.value) <= 5 * 2**0.5 * ours.trace.stderr + 1e-4 * norm
     compare(
-        f"lanczos, full, {m} steps, K = 8",
-        "n = 1e6 float32",
-        lambda: lsfast.lanczos(A, start, m),
-        lambda: target.copy_(source),
-        "two reads of the held basis a step",
-        factor=float(m),
+        f"spectral density, {PROBES} probes, {steps} steps",
+        case.size,
+        lambda: lsfast.spectral_density(lsfast.HessianOperator(case.objective()), probes=PROBES, steps=steps),
+        lambda: density_of(PEERS[peer], case, PROBES, steps),
+        peer,
         rounds=3,
+        warm=1,
     )
+
+
+@pytest.mark.parametrize("name", ["small mlp", "gpt"])
+def test_peak_memory_of_a_spectral_density(record, device, request, name):
+    tiny = request.config.getoption("--tiny")
+    case = make_case(name, device, tiny)
+    steps = 6 if tiny else STEPS
+    operator = lsfast.HessianOperator(case.objective())
+    operator.apply(case.vectors())  # what a linearization holds is not the recurrence's
+    n = operator.shape[0]
+    basis = 4.0 * n * PROBES * steps
+    peak = peak_added(lambda: lsfast.spectral_density(operator, probes=PROBES, steps=steps), device)
+    record("memory added, spectral density", case.size, peak / 1e6, basis / 1e6, "its basis in float32", "MB")
+    peak = peak_added(
+        lambda: lsfast.spectral_density(operator, probes=PROBES, steps=steps, basis_dtype=torch.bfloat16), device
+    )
+    record("the same, basis in bfloat16", case.size, peak / 1e6, basis / 1e6, "its basis in float32", "MB")
 
 
 def test_tridiagonal_eigenvalues(compare, device):

@@ -1,7 +1,7 @@
 """lsfast: curvature, spectra, loss surfaces and low-precision studies of PyTorch models."""
 
 from lsfast import _native  # noqa: F401  first: a missing build is said before anything else
-from lsfast.curvature import FisherOperator, GGNOperator, HessianOperator
+from lsfast.curvature import FisherOperator, GGNOperator, GramOperator, HessianOperator
 from lsfast.formats import QuantScheme, scheme, schemes
 from lsfast.landscape import Directions, LossGrid, loss_grid, random_directions, sharpness
 from lsfast.objective import Evaluation, Objective
@@ -26,12 +26,20 @@ from lsfast.spectrum import (
     Criteria,
     Eigenpairs,
     Estimate,
+    Solution,
     SpectralDensity,
     Tridiagonal,
+    diagonal,
+    diagonal_squared_sum,
     eigsh,
+    frobenius_norm,
+    function_trace,
     lanczos,
+    logdet,
     parameter_traces,
+    solve,
     spectral_density,
+    spectral_norm,
     trace,
 )
 from lsfast.studies import PrecisionTable, precision_study
@@ -47,6 +55,7 @@ __all__ = [
     "Evaluation",
     "FisherOperator",
     "GGNOperator",
+    "GramOperator",
     "HessianOperator",
     "LinearOperator",
     "LossGrid",
@@ -55,17 +64,23 @@ __all__ = [
     "QuantScheme",
     "QuantStatistics",
     "QuantizedTensor",
+    "Solution",
     "SpectralDensity",
     "Tridiagonal",
     "aslinearoperator",
     "calibrate",
     "dequantize",
+    "diagonal",
+    "diagonal_squared_sum",
     "eigsh",
     "fake_quantize",
+    "frobenius_norm",
+    "function_trace",
     "hadamard",
     "hadamard_signs",
     "lanczos",
     "load_quantized",
+    "logdet",
     "loss_grid",
     "parameter_traces",
     "precision_study",
@@ -76,7 +91,9 @@ __all__ = [
     "scheme",
     "schemes",
     "sharpness",
+    "solve",
     "spectral_density",
+    "spectral_norm",
     "swizzle_scales",
     "trace",
     "unswizzle_scales",

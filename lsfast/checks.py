@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -58,3 +60,12 @@ def like(function: str, name: str, x: object, dtype: torch.dtype, device: torch.
     if tensor.device != device:
         raise ValueError(f"{function}: {name} must be on {device}, got {tensor.device}")
     return tensor
+
+
+def finite_number(function: str, name: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number, else raise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{function}: {name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{function}: {name} must be finite, got {value}")
+    return float(value)

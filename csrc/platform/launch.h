@@ -46,6 +46,23 @@ struct alignas(sizeof(T) * count) Pack {
   T element[kCount];
 };
 
+// Bytes of dynamic shared memory a kernel may have, at most `wanted`: 48 KiB, and more where the device gives more.
+template <class Kernel>
+int64_t shared_memory_for([[maybe_unused]] Kernel kernel, int64_t wanted) {
+  constexpr int64_t kAlways = 48 * 1024;
+#if !defined(LSFAST_EMULATION)
+  int device = 0;
+  int most = 0;
+  if (wanted > kAlways && cudaGetDevice(&device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess) {
+    const int bytes = static_cast<int>(wanted < most ? wanted : most);
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) == cudaSuccess) return bytes;
+    cudaGetLastError();
+  }
+#endif
+  return wanted < kAlways ? wanted : kAlways;
+}
+
 inline bool aligned_to_16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 // The sum over a warp: a butterfly, so that every lane ends with the same bits.

@@ -113,6 +113,23 @@ inline std::string shape_text(const Tensor& tensor) {
   return text + "]";
 }
 
+inline void check_dense(const char* op, const char* name, const Tensor& tensor, int64_t dimensions) {
+  STD_TORCH_CHECK(tensor.dim() == dimensions && tensor.is_contiguous(), op, ": ", name, " must be contiguous with ",
+                  dimensions, " dimensions, got shape ", shape_text(tensor));
+}
+
+// A contiguous [rows, columns] tensor of `type` on the device of `like`.
+inline void check_table(const char* op, const char* name, const Tensor& tensor, torch::headeronly::ScalarType type,
+                        int64_t rows, int64_t columns, const Tensor& like) {
+  check_dense(op, name, tensor, 2);
+  STD_TORCH_CHECK(tensor.scalar_type() == type, op, ": ", name, " must be torch.", torch::headeronly::toString(type),
+                  ", got torch.", torch::headeronly::toString(tensor.scalar_type()));
+  STD_TORCH_CHECK(tensor.size(0) == rows && tensor.size(1) == columns, op, ": ", name, " must have shape [", rows, ", ",
+                  columns, "], got ", shape_text(tensor));
+  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(), op, ": ",
+                  name, " is on another device");
+}
+
 // Every operator below runs the same function on both devices: it chooses by its tensors.
 #if defined(LSFAST_WITH_CUDA) && !defined(LSFAST_EMULATION)
 #define LSFAST_IMPLEMENT(m)                                                               \

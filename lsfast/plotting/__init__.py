@@ -7,7 +7,7 @@ settings stay as they are. Colours stay apart for colour-blind readers and in gr
 
 from lsfast.plotting.checkpoint import checkpoint
 from lsfast.plotting.grid import loss_grid, loss_surface
-from lsfast.plotting.spectrum import spectral_density
+from lsfast.plotting.spectrum import eigenvalues, spectral_density
 from lsfast.plotting.table import precision
 
-__all__ = ["checkpoint", "loss_grid", "loss_surface", "precision", "spectral_density"]
+__all__ = ["checkpoint", "eigenvalues", "loss_grid", "loss_surface", "precision", "spectral_density"]

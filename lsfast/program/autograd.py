@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +40,8 @@ def _outputs_of(objective: Objective, inputs: Any) -> Callable[[Tensor], Tensor]
         result = objective.outputs(objective.unflatten(parameters), inputs)
         if not isinstance(result, Tensor):
             raise TypeError(
-                f"GGNOperator and FisherOperator: the loss must be given one tensor, got {type(result).__name__}; "
-                "pass output= to Objective"
+                "GGNOperator, FisherOperator, GramOperator: the loss must be given one tensor, got "
+                f"{type(result).__name__}; pass output= to Objective"
             )
         return result
 
@@ -86,6 +87,11 @@ def _in_slices(rows: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([product(part).detach() for part in rows.split(_ROWS_AT_ONCE)])
 
 
+def _pulled(pull: Callable[[Tensor], tuple[Tensor]], cotangents: Tensor) -> Tensor:
+    result: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
+    return result
+
+
 class Linearization:
     """Products with the derivatives of an objective at its parameters, for rows of vectors [k, n].
 
@@ -129,34 +135,38 @@ class Linearization:
                     tangents = (
                         tangents.clone()
                     )  # the outputs are parameters, and the map may take its argument's memory
-                cotangents = middle(batch, value.detach(), targets, tangents)
-                result: Tensor = vmap(lambda row: pull(row)[0])(cotangents)
-                return result
+                return _pulled(pull, middle(batch, value.detach(), targets, tangents))
 
             return _in_slices(rows, product)
 
         return self._over_batches(rows, in_slices)
 
-    def jvp(self, rows: Tensor) -> Tensor:
-        """Return the tangents of the outputs [k, *outputs], batches along axis 1."""
-        objective = self._objective
+    def jvp(self, rows: Tensor, flat: bool = False) -> Tensor:
+        """Return the tangents of the outputs [k, *outputs], batches along axis 1; flat [k, outputs]."""
+        objective, found = self._objective, []
         with objective.undisturbed(), _differentiable():
-            outputs = [_outputs_of(objective, inputs) for inputs, _ in batches(objective.data)]
-            return torch.cat([self._pushed(of_batch, rows) for of_batch in outputs], 1)
+            for inputs, _ in batches(objective.data):
+                outputs = _outputs_of(objective, inputs)
+                tangents = _in_slices(rows, partial(self._pushed, outputs))
+                found.append(tangents.reshape(len(rows), -1) if flat else tangents)
+        return torch.cat(found, 1)
 
-    def vjp(self, cotangents: Tensor) -> Tensor:
-        """Return J^T u [k, n] for each cotangent u of [k, *outputs], batches along axis 1."""
+    def vjp(self, cotangents: Tensor, flat: bool = False) -> Tensor:
+        """Return J^T u [k, n] for each cotangent u of [k, *outputs], batches along axis 1; or flat."""
         total, first = cotangents.new_zeros(len(cotangents), self._objective.n), 0
         with self._objective.undisturbed(), _differentiable():
             for inputs, _ in batches(self._objective.data):
                 value, pull = vjp(_outputs_of(self._objective, inputs), self.parameters)[:2]
-                mine = cotangents[:, first : first + len(value)]
-                first += len(value)
-                if mine.shape[1] == len(value):
-                    total += vmap(lambda row, pull=pull: pull(row)[0])(mine)
+                size = value.numel() if flat else len(value)
+                mine = cotangents[:, first : first + size]
+                first += size
+                if mine.shape[1] == size:
+                    mine = mine.reshape(-1, *value.shape) if flat else mine
+                    total += _in_slices(mine, partial(_pulled, pull))
         if first != cotangents.shape[1]:
-            raise ValueError(f"vjp: cotangents must have {first} rows along axis 1, got {cotangents.shape[1]}")
-        return total.detach()
+            unit = "numbers" if flat else "rows"
+            raise ValueError(f"vjp: cotangents must have {first} {unit} along axis 1, got {cotangents.shape[1]}")
+        return total
 
     def _over_batches(self, rows: Tensor, product: Callable[[Any, Any], Tensor]) -> Tensor:
         with _differentiable():

@@ -143,37 +143,45 @@ class Linearization:
         self._check("outputs_product", rows)
         return self._mean(rows, product)
 
-    def jvp(self, rows: Tensor) -> Tensor:
-        """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1."""
+    def jvp(self, rows: Tensor, flat: bool = False) -> Tensor:
+        """Return the tangents J v of the outputs for each row v of [k, n]: [k, *outputs], batches along axis 1.
+
+        Flat, each is one vector of all outputs: [k, outputs]. Batches may then differ in the shape of a row.
+        """
         self._check("jvp", rows)
         found = []
         with self._working():
             for batch in self._all_batches():
                 with self._linearized(batch, hold=False):
                     point = _with_outputs(_point(batch))
-                    found.append(torch.cat([point.jvp(part) for part in rows.split(self._at_once(point))]))
+                    tangents = torch.cat([point.jvp(part) for part in rows.split(self._at_once(point))])
+                    found.append(tangents.reshape(len(rows), -1) if flat else tangents)
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
-    def vjp(self, cotangents: Tensor) -> Tensor:
-        """Return J^T u for each cotangent u of [k, *outputs], batches joined along axis 1: [k, n]."""
+    def vjp(self, cotangents: Tensor, flat: bool = False) -> Tensor:
+        """Return J^T u [k, n] for each cotangent u of [k, *outputs], batches joined along axis 1; or flat, as `jvp`."""
         total = cotangents.new_zeros(len(cotangents), self._objective.n)
         first = 0
         with self._working():
             for batch in self._all_batches():
                 with self._linearized(batch, hold=False):
                     point = _with_outputs(_point(batch))
-                    size = _given(point.outputs).shape[0]
+                    outputs = _given(point.outputs)
+                    size = outputs.numel() if flat else outputs.shape[0]
                     mine = cotangents[:, first : first + size]
                     first += size
                     chunk = self._at_once(point)
                     out = torch.empty_like(total)
                     if mine.shape[1] < size:
                         continue
+                    if flat:
+                        mine = mine.reshape(-1, *outputs.shape)
                     for part, into in zip(mine.split(chunk), out.split(chunk), strict=True):
                         point.vjp(part, into)
                     total += out
         if first != cotangents.shape[1]:
-            raise ValueError(f"vjp: cotangents must have {first} rows along axis 1, got {cotangents.shape[1]}")
+            unit = "numbers" if flat else "rows"
+            raise ValueError(f"vjp: cotangents must have {first} {unit} along axis 1, got {cotangents.shape[1]}")
         return total
 
     def _replayed(self, kind: str, rows: Tensor, product: _Product, hold: bool) -> Tensor:
@@ -249,7 +257,7 @@ class Linearization:
         before = 0 if point is None else point.held_bytes()
         if point is None:
             point = self._point_of(batch)
-            if not bool(torch.isfinite(point.loss)):
+            if batch.weight != 0.0 and not bool(torch.isfinite(point.loss)):  # of no targets it is 0 / 0
                 raise ValueError(f"Objective: the loss must be finite, got {self._where_not_finite(batch)}")
         if hold and not _is_finite(point.hold()):
             raise ValueError(f"Objective: the gradient must be finite, got {self._where_not_finite(batch)}")
@@ -322,10 +330,13 @@ def _given(value: Tensor | None) -> Tensor:
 
 def _with_outputs(point: Point) -> Point:
     if point.program.outputs is None:
-        raise TypeError("GGNOperator and FisherOperator: the loss must be given one tensor; pass output= to Objective")
+        raise TypeError(
+            "GGNOperator, FisherOperator, GramOperator: the loss must be given one tensor; pass output= to Objective"
+        )
     if not point.program.through_outputs:
         raise ValueError(
-            "GGNOperator and FisherOperator: the loss must depend on the parameters through the model's outputs alone"
+            "GGNOperator, FisherOperator, GramOperator: the loss must depend on the parameters through the model's "
+            "outputs alone"
         )
     return point
 

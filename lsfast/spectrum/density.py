@@ -1,29 +1,24 @@
-"""Stochastic Lanczos quadrature: the spectral density of an operator and what is read from it."""
+"""The spectral density of an operator and what is read from it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lsfast import checks
-from lsfast.operator import aslinearoperator
 from lsfast.results import read_arrays, write_arrays
-from lsfast.spectrum import probes as probe_vectors
 from lsfast.spectrum.criteria import Criteria, criteria_of
 from lsfast.spectrum.estimate import Estimate, estimate_number, estimate_tensor
-from lsfast.spectrum.quadrature import quadrature
-from lsfast.spectrum.recurrence import run_lanczos
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FORMAT = "lsfast.SpectralDensity 1"
-_GROUP_BYTES = 2**31  # of basis vectors that are kept at once: probes run in groups of as many as fit, at least one
 _POINT_BYTES = 2**27  # of kernel values made at once by `density` and `cdf`
 
 
@@ -72,6 +67,34 @@ class SpectralDensity:
         width = self._bandwidth("density", bandwidth)
         scale = 1.0 / (width * (2.0 * torch.pi) ** 0.5)
         return self._at_points("density", x, lambda gap: scale * torch.exp(-0.5 * (gap / width) ** 2))
+
+    def log_density(self, x: Tensor, bandwidth: float | None = None) -> Estimate[Tensor]:
+        """Density of ln(lambda) at ln(x), for x > 0, of an operator without negative eigenvalues.
+
+        The weights at ln(node), smoothed by a Gaussian whose standard deviation `bandwidth` is in units of ln; by
+        default 1% of the range of ln(node). Nodes below 64 epsilon times the largest are rounding and have no place on
+        this axis: the integral over ln(x) is 1 less their weight.
+
+        Raises
+        ------
+        ValueError
+            If a node is negative beyond rounding, or no node is positive.
+        """
+        floor = 64 * self.epsilon * float(self.nodes.abs().max())
+        if float(self.nodes.min()) < -floor:
+            raise ValueError(
+                f"log_density: the operator must have no negative eigenvalues, got one at {float(self.nodes.min()):.3g}"
+            )
+        if not bool(((self.nodes > floor) & (self.weights > 0)).any()):
+            raise ValueError("log_density: the operator must have a positive eigenvalue, got none above rounding")
+        checks.floating("log_density", "x", x)
+        if not bool((x > 0).all()):
+            raise ValueError(f"log_density: x must be above 0, got {float(x.min()):.3g}")
+        kept = torch.where(self.nodes > floor, self.weights, 0.0)
+        logarithms = self.nodes.clamp_min(self.nodes[self.nodes > floor].min()).log()
+        on_axis = SpectralDensity(logarithms, kept, self.n, self.epsilon)
+        width = on_axis._bandwidth("log_density", bandwidth)
+        return on_axis.density(x.double().log(), width)
 
     def cdf(self, x: Tensor) -> Estimate[Tensor]:
         """Fraction of eigenvalues at or below x: the sum of the weights of such nodes."""
@@ -123,63 +146,3 @@ class SpectralDensity:
         slices = torch.split(points, max(1, _POINT_BYTES // (8 * self.nodes.numel())))
         sums = [(kernel(part[:, None, None] - self.nodes) * self.weights).sum(2) for part in slices]
         return estimate_tensor(torch.cat(sums).T.reshape(-1, *x.shape))
-
-
-def spectral_density(
-    A: Any, probes: int = 8, steps: int = 64, seed: int = 0, progress: bool = False
-) -> SpectralDensity:
-    """Spectral density of a symmetric operator by stochastic Lanczos quadrature.
-
-    For each of `probes` random sign vectors v, `steps` Lanczos steps give nodes lambda_i and weights w_i with
-    ``sum_i w_i f(lambda_i) = v' f(A) v / v'v``, exact for polynomials up to degree 2 steps - 1; the mean over probes
-    estimates ``tr f(A) / n`` (Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38, 2017).
-
-    Parameters
-    ----------
-    A
-        A symmetric operator, or what `aslinearoperator` takes, in float32 or float64.
-    probes
-        Number of random vectors; probe i depends on (seed, i) alone. Standard errors fall with its root.
-    steps
-        Products with `A` for each probe, and nodes. All vectors of a probe are kept (full reorthogonalization).
-    seed
-        Of the probes.
-    progress
-        Show a progress bar over the steps, with the time left.
-
-    Returns
-    -------
-    SpectralDensity
-        With nodes and weights [probes, steps].
-
-    Raises
-    ------
-    ValueError
-        If an argument is not what it should be, `A` is found not to be symmetric, or a product holds NaN or Inf: the
-        message names the step and the probe.
-
-    Examples
-    --------
-    >>> s = lsfast.spectral_density(torch.diag(torch.arange(1.0, 101.0)), probes=4, steps=20)
-    >>> round(s.trace.value)
-    5050
-    """
-    operator = probe_vectors.real_operator("spectral_density", aslinearoperator(A))
-    checks.positive_integer("spectral_density", "probes", probes)
-    checks.positive_integer("spectral_density", "steps", steps)
-    checks.seed("spectral_density", seed)
-    probe_vectors.check_symmetric("spectral_density", operator)
-    n = operator.shape[0]
-    group = max(1, min(probes, _GROUP_BYTES // (steps * n * operator.dtype.itemsize)))
-    nodes, weights = [], []
-    from tqdm import tqdm
-
-    total = -(-probes // group) * min(steps, n)
-    with tqdm(total=total, desc="spectral density", unit="step", disable=not progress, leave=None) as bar:
-        for first in range(0, probes, group):
-            start = probe_vectors.draw(operator, first, min(group, probes - first), seed)
-            T = run_lanczos("spectral_density", operator, start, steps, first_probe=first, after_step=bar.update)
-            of_group = quadrature("spectral_density", T)
-            nodes.append(of_group[0])
-            weights.append(of_group[1])
-    return SpectralDensity(torch.cat(nodes), torch.cat(weights), n, float(torch.finfo(operator.dtype).eps))

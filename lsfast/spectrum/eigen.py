@@ -1,19 +1,24 @@
-"""Extreme eigenpairs by thick-restart Lanczos."""
+"""Extreme eigenpairs by thick-restart block Lanczos."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from lsfast import checks
 from lsfast._native import ops
+from lsfast.checkpoint import Checkpoint
 from lsfast.operator import LinearOperator, aslinearoperator
+from lsfast.program.memory import free_memory
+from lsfast.spectrum.krylov import BlockKrylovSpace
 from lsfast.spectrum.probes import check_symmetric, dots, draw, normalize, real_operator
-from lsfast.spectrum.recurrence import breakdown_tolerance
+from lsfast.spectrum.search import Search, by_preference
 
 WHICH = ("LM", "LA", "SA", "BE")
 
@@ -37,88 +42,24 @@ class Eigenpairs:
     residuals: Tensor
 
 
-class _KrylovSpace:
-    """An orthonormal basis Q [size, n] that grows by products with A, and H = Q A Q' in float64."""
-
-    def __init__(self, A: LinearOperator, dimension: int, seed: int) -> None:
-        self.A, self.seed, self.products, self.drawn = A, seed, 0, 0
-        self.rows = torch.zeros(1, dimension, A.shape[0], dtype=A.dtype, device=A.device)
-        self.H = torch.zeros(dimension, dimension, dtype=torch.float64)
-        self.size = 0
-        self.coupling = 0.0  # |r| in A Q' = Q' H + r e'
-        self.norm = 0.0  # running estimate of |A|
-        self.next = self.fresh_vector()
-
-    def fresh_vector(self) -> Tensor:
-        """Return a random unit vector [1, n] orthogonal to the basis."""
-        vector = normalize(draw(self.A, self.drawn, 1, self.seed, "gaussian"))
-        self.drawn += 1
-        for _ in range(2):  # the first pass may cancel much of it; the second then has all that rounding left
-            ops.basis_subtract_norm(self.rows, vector, ops.basis_project(self.rows, vector, self.size))
-            vector = normalize(vector)
-        return vector
-
-    def expand(self, size: int) -> None:
-        """Grow to `size` vectors; an invariant subspace is left by a random vector."""
-        n = self.A.shape[0]
-        while self.size < size:
-            j = self.size
-            self.rows[:, j] = self.next
-            self.size += 1
-            product = self.A.apply(self.next)
-            self.products += 1
-            first = ops.basis_project(self.rows, product, self.size)
-            w = torch.empty_like(product)
-            second = ops.basis_subtract_project(self.rows, product, first, w)
-            norm_squared = ops.basis_subtract_norm(self.rows, w, second)
-            column = torch.cat([(first + second)[0], norm_squared.sqrt()]).cpu()
-            if not bool(column.isfinite().all()):
-                raise ValueError(f"eigsh: A must give finite products, got NaN or Inf in product {self.products - 1}")
-            self.H[:j, j] = self.H[j, :j] = column[:j]
-            self.H[j, j] = column[j]
-            self.coupling = float(column[-1])
-            self.norm = max(self.norm, float(column.abs().sum()))
-            if self.size == n:
-                self.coupling = 0.0
-            elif self.coupling <= breakdown_tolerance(self.A) * self.norm:
-                self.coupling = 0.0
-                self.next = self.fresh_vector()
-            else:
-                self.next = normalize(w)
-
-    def restart(self, values: Tensor, combinations: Tensor) -> None:
-        """Keep the Ritz pairs ``values`` [p] whose vectors are the rows ``combinations`` [p, size] of the basis."""
-        p = values.numel()
-        self.rows[0, :p] = self.vectors(combinations)
-        self.H.zero_()
-        self.H.diagonal()[:p] = values
-        self.size = p
-
-    def vectors(self, combinations: Tensor) -> Tensor:
-        """Vectors [p, n] from coefficients [p, size]."""
-        return combinations.to(self.rows) @ self.rows[0, : self.size]
-
-
-def _by_preference(values: Tensor, which: str) -> Tensor:
-    """Return the indices of ascending values, the most wanted first."""
-    count = values.numel()
-    if which == "LM":
-        return values.abs().argsort(descending=True, stable=True)
-    if which == "LA":
-        return torch.arange(count - 1, -1, -1)
-    if which == "SA":
-        return torch.arange(count)
-    ends = torch.stack([torch.arange(count - 1, -1, -1), torch.arange(count)], 1)  # BE: high, low, high, low, ...
-    return ends.flatten()[:count]
-
-
 def eigsh(
-    A: Any, k: int = 6, which: str = "LM", tolerance: float | None = None, max_steps: int | None = None, seed: int = 0
+    A: Any,
+    k: int = 6,
+    which: str = "LM",
+    tolerance: float | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    start: Tensor | None = None,
+    block: int | None = None,
+    memory_limit: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Eigenpairs:
-    """Compute extreme eigenpairs ``A v = lambda v`` of a symmetric operator by thick-restart Lanczos.
+    """Compute extreme eigenpairs ``A v = lambda v`` of a symmetric operator by thick-restart block Lanczos.
 
-    A Krylov space is grown with full reorthogonalization, its best Ritz pairs are kept, and it is grown again (Wu &
-    Simon, SIAM J. Matrix Anal. Appl. 22, 2000).
+    A block Krylov space is grown with full orthogonalization, its best Ritz pairs are kept, and it is grown again (Wu &
+    Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Pairs that have converged are locked: kept as they are, and apart from
+    the others, until products of all k at the end free them of what coupled them.
 
     Parameters
     ----------
@@ -134,9 +75,24 @@ def eigsh(
         the 2/3 power of the machine epsilon, 4e-11 in float64 and 2e-5 in float32.
     max_steps
         Largest number of products with `A`, at least k; two more check its symmetry and k more make the residuals.
-        None: 50 times the dimension of the Krylov space, which is 24 or 2k + 8, whichever is more, and at most n.
+        None: 50 times the dimension of the Krylov space, which is 24 or 2k + 8 block, whichever is more, and at most n.
     seed
-        Of the start vector.
+        Of the random vectors.
+    start
+        Vectors [p, n] near the wanted eigenvectors, of any length but 0, such as those of the checkpoint before along
+        a training run. Each vector of the block begins as a sum of them, so that one block knows of all. What depends
+        on the others is replaced by random vectors.
+    block
+        Number of vectors multiplied at a time, at most p if `start` is given. None: 1.
+    memory_limit
+        Most bytes the basis may take, (dimension + block) n numbers; the dimension shrinks to fit, down to
+        k + 2 block. The k vectors returned and their products come on top. None: half of what is free.
+    checkpoint
+        A file that is written after every restart and at the end. If it exists, the run goes on from it and gives the
+        bits of one that was not interrupted; if that run had converged, its result is returned. A run that ended at
+        `max_steps` goes on from its last restart.
+    progress
+        Whether to show a bar of the pairs that have converged.
 
     Returns
     -------
@@ -147,13 +103,23 @@ def eigsh(
     Raises
     ------
     ValueError
-        If an argument is not what it should be, `A` is found not to be symmetric, or a product holds NaN or Inf.
+        If an argument is not what it should be, `A` is found not to be symmetric, a product holds NaN or Inf, the
+        basis cannot fit into `memory_limit`, or `checkpoint` is of another run.
 
     Notes
     -----
-    A Krylov space sees one vector of each eigenspace. So a space found invariant is left by a random vector, and
-    converged pairs are confirmed by growing the space once more from a random vector: another copy of a repeated
-    eigenvalue then appears, unless it is too weak in that vector to stand out after the vectors of one restart.
+    A block Krylov space sees as many copies of an eigenvalue as it has start vectors. So a vector of the block that
+    lies in the span of the others is replaced by a random one, and when all k are locked the space is grown once more,
+    from a random block. It ends when a better eigenvalue would have shown there with probability 0.9999 (Kuczynski &
+    Wozniakowski, SIAM J. Matrix Anal. Appl. 13, 1992, with the spread of the Ritz values for that of the spectrum), or,
+    where the next eigenvalues are too near for such a bound, after as many vectors as the usual dimension has beyond k.
+
+    A larger block takes more products in fewer batches. Six eigenvalues of a matrix of size 120 with three outliers
+    took 100, 133 and 185 products with blocks of 1, 2 and 4, in 100, 70 and 48 batches; ten outliers of a bulk of 10^4
+    38, 50 and 86, in 38, 25 and 22; three clusters of 40 162, 221 and 307, in 162, 118 and 80. It pays where a product
+    of 4 vectors costs less than about twice that of one.
+
+    The device is waited for once a block step.
 
     Examples
     --------
@@ -173,52 +139,109 @@ def eigsh(
         raise TypeError(f"eigsh: tolerance must be a number, got {tolerance!r}")
     if not 0.0 < tolerance < 1.0:
         raise ValueError(f"eigsh: tolerance must lie between 0 and 1, got {tolerance}")
-    dimension = min(n, max(24, 2 * k + 8))
-    limit = 50 * dimension if max_steps is None else checks.positive_integer("eigsh", "max_steps", max_steps, least=k)
     checks.seed("eigsh", seed)
-    check_symmetric("eigsh", operator)
+    block = 1 if block is None else checks.positive_integer("eigsh", "block", block)
+    if start is not None:
+        _check_start(operator, start)
+        block = min(block, start.shape[0])
+    block = min(block, n)
+    dimension = _dimension(operator, k, block, memory_limit)
+    limit = 50 * dimension if max_steps is None else checks.positive_integer("eigsh", "max_steps", max_steps, least=k)
+    fingerprint = check_symmetric("eigsh", operator)
 
-    space = _KrylovSpace(operator, min(dimension, limit), seed)
-    dimension = space.rows.shape[1]
-    confirmed: Tensor | None = None  # wanted values at the last convergence
-    while True:
-        space.expand(min(dimension, space.size + limit - space.products))
-        values, S = torch.linalg.eigh(space.H[: space.size, : space.size])
-        order = _by_preference(values, which)
-        wanted = order[:k]
-        largest = float(values.abs().max())
-        estimates = space.coupling * S[-1, wanted].abs()
-        converged = bool((estimates <= tolerance * largest).all())
-        unchanged = confirmed is not None and float((values[wanted] - confirmed).abs().max()) <= 2 * tolerance * largest
-        if space.size == n or (converged and unchanged) or space.products >= limit:
-            break
-        # A random vector in place of the residual drops what couples the pairs to it: only converged ones may stay.
-        kept = wanted if converged else order[: k + (dimension - k) // 2]
-        space.restart(values[kept], S[:, kept].T)
-        if converged:
-            confirmed = values[wanted]
-            space.next = space.fresh_vector()
-    if not converged:
-        missing = int((estimates > tolerance * largest).sum())
-        warnings.warn(
-            f"eigsh: {missing} of {k} pairs did not converge to {tolerance:.1e} in {space.products} products; "
-            "their residuals are returned",
-            RuntimeWarning,
-            stacklevel=2,
+    file = None
+    if checkpoint is not None:
+        file = Checkpoint("eigsh", checkpoint, {
+            "n": n, "dtype": str(operator.dtype), "k": k, "which": which, "tolerance": float(tolerance), "seed": seed,
+            "block": block, "dimension": dimension, "operator": fingerprint,
+            "start": "none" if start is None else _mark(operator, start),
+        })  # fmt: skip
+    state = file.load() if file is not None else None
+    if state is not None and "values" in state:
+        return Eigenpairs(*(state[name].to(operator.device) for name in ("values", "vectors", "residuals")))
+    space = BlockKrylovSpace(operator, dimension, block, seed)
+    search = Search(space, k, which, float(tolerance), limit, _usual_dimension(n, k, block))
+    if state is not None:
+        search.resume(state)
+    else:
+        space.begin(None if start is None else _folded(start, block))
+    with tqdm(total=k, desc="eigsh", unit="pair", disable=not progress, leave=None) as bar:
+        coefficients, missing, confirmed = search.run(file, bar)
+    if missing or not confirmed:
+        what = (
+            f"{missing} of {k} pairs did not converge to {tolerance:.1e} in {space.products} products"
+            if missing
+            else f"{k} pairs converged, but {space.products} products were too few to exclude better ones"
         )
-    return _measured_pairs(operator, space.vectors(S[:, wanted].T), which)
+        warnings.warn(f"eigsh: {what}; their residuals are returned", RuntimeWarning, stacklevel=2)
+    pairs = _measured_pairs(operator, space.vectors(coefficients), which)
+    if file is not None and not missing and confirmed:
+        file.save(vars(pairs))
+    return pairs
+
+
+def _usual_dimension(n: int, k: int, block: int) -> int:
+    return min(n, max(24, 2 * k + 8 * block))
+
+
+def _dimension(A: LinearOperator, k: int, block: int, memory_limit: int | None) -> int:
+    """Return the dimension of the Krylov space: what is usual, or what fits."""
+    n, element = A.shape[0], torch.finfo(A.dtype).bits // 8
+    limit = memory_limit
+    if limit is None:
+        limit = free_memory(A.device) // 2
+    else:
+        checks.positive_integer("eigsh", "memory_limit", limit)
+    least = min(n, k + 2 * block)
+    fits = limit // (n * element) - block
+    if fits < least:
+        raise ValueError(
+            f"eigsh: memory_limit must be at least {(least + block) * n * element} bytes for {k} pairs of length {n} "
+            f"with blocks of {block}, got {limit}{'' if memory_limit is not None else ', half of what is free'}"
+        )
+    return min(_usual_dimension(n, k, block), fits)
+
+
+def _check_start(A: LinearOperator, start: Tensor) -> None:
+    """Raise unless ``start`` is [p, n] like the vectors of A, its rows finite and not 0."""
+    n = A.shape[0]
+    checks.like("eigsh", "start", start, A.dtype, A.device)
+    if start.dim() != 2 or start.shape[0] == 0 or start.shape[1] != n:
+        raise ValueError(f"eigsh: start must have shape [p, {n}] with p of 1 or more, got {list(start.shape)}")
+    unusable = (~start.isfinite().all(1) | (start == 0).all(1)).nonzero().flatten().tolist()
+    if unusable:
+        raise ValueError(f"eigsh: start must have finite rows that are not 0, got row {unusable[0]} that is not so")
+
+
+def _mark(A: LinearOperator, start: Tensor) -> float:
+    """Return a number that tells start vectors apart."""
+    mark = ops.block_project(draw(A, 0, 1, seed=0x57, distribution="gaussian"), start.detach().contiguous())
+    return float(mark.abs().sum())
+
+
+def _folded(start: Tensor, block: int) -> Tensor:
+    """Return `block` sums of the unit vectors along the rows of ``start``."""
+    units = normalize(start.detach().contiguous())
+    return torch.stack([units[i::block].sum(0) for i in range(block)])
 
 
 def _measured_pairs(A: LinearOperator, vectors: Tensor, which: str) -> Eigenpairs:
-    """Rayleigh quotients and residuals of unit ``vectors`` [k, n] from products with A, in the order of `which`."""
+    """Rayleigh quotients and residuals of orthonormal ``vectors`` [k, n] from products with A, in the order of `which`.
+
+    The products decouple the vectors among themselves before: a locked pair had been kept apart from later ones.
+    """
     vectors = normalize(vectors)
-    products = A.apply(vectors)
+    products = A.apply(vectors).clone()
+    H = ops.block_project(vectors, products).cpu()
+    if not bool(H.isfinite().all()):
+        raise ValueError("eigsh: A must give finite products, got NaN or Inf in the products with the eigenvectors")
+    rotation = torch.linalg.eigh((H + H.T) / 2)[1].T.contiguous().to(vectors.device)
+    ops.block_combine(vectors, rotation, vectors)
+    ops.block_combine(products, rotation, products)
     values = dots(vectors, products) / dots(vectors, vectors)
     residuals = torch.empty_like(values)
     for i in range(values.numel()):
         difference = (products[i].double() - values[i] * vectors[i].double())[None]
         residuals[i] = dots(difference, difference)[0].sqrt()
-    order = values.argsort(stable=True)
-    if which in ("LM", "LA"):
-        order = order[_by_preference(values[order].cpu(), which).to(order.device)]
+    order = values.argsort(stable=True) if which == "BE" else by_preference(values, which)
     return Eigenpairs(values[order], vectors[order], residuals[order])

@@ -33,39 +33,36 @@ def draw(A: LinearOperator, first: int, count: int, seed: int, distribution: str
 
 def dots(rows: Tensor, others: Tensor) -> Tensor:
     """Row-wise inner products [k] in float64, in a fixed order, of two [k, n] tensors."""
-    products: Tensor = ops.basis_project(rows[:, None], others, 1).flatten()
+    products: Tensor = ops.row_dots(rows, others)
     return products
 
 
 def normalize(rows: Tensor) -> Tensor:
     """Rows [k, n] divided by their norms; the norms are made in float64."""
-    no_terms = rows.new_empty((rows.shape[0], 0), dtype=torch.float64)
-    copy = rows.clone()
-    norms: Tensor = ops.basis_subtract_norm(copy[:, None], copy, no_terms).sqrt()
-    return copy.div_(norms[:, None])
+    return rows.clone().div_(dots(rows, rows).sqrt()[:, None])
 
 
-def check_symmetric(function: str, A: LinearOperator) -> None:
-    """Raise ValueError if ``|u'Av - v'Au|`` for two Gaussian vectors shows that `A` is not symmetric.
+def check_symmetric(function: str, A: LinearOperator) -> float:
+    """Raise ValueError if ``|u'Av - v'Au|`` for two Gaussian vectors shows that `A` is not symmetric; return |Au|.
 
-    The defect is relative to |u||Av|. Rounding makes an error of a few epsilon times |Av| in a random direction; what
-    passes is 1000 epsilon, or 4 sqrt(n) epsilon if that is more. An unsymmetric part of relative size a shows up as
-    about a / sqrt(n). Products that are not finite are left to the recurrence, which names the step.
+    The vectors are fixed, so |Au| tells one operator from another. The defect is relative to |u||Av|. Rounding makes an
+    error of a few epsilon times |Av| in a random direction; what passes is 1000 epsilon, or 4 sqrt(n) epsilon if that
+    is more. An unsymmetric part of relative size a shows up as about a / sqrt(n). Products that are not finite are left
+    to the recurrence, which names the step.
     """
     n = A.shape[0]
-    if n < 2:
-        return
     pair = draw(A, 0, 2, seed=0x5E, distribution="gaussian")
     products = A.apply(pair)
     crossed = dots(pair, products.flip(0).contiguous())
     lengths = (dots(pair, pair) * dots(products, products).flip(0)).sqrt()
     gap, length = float((crossed[0] - crossed[1]).abs()), float(lengths.max())
     tolerance = torch.finfo(A.dtype).eps * max(1000.0, 4.0 * n**0.5)
-    if gap > tolerance * length:  # false for NaN
+    if n > 1 and gap > tolerance * length:  # false for NaN
         raise ValueError(
             f"{function}: A must be symmetric, got |u'Av - v'Au| = {gap / length:.1e} |u||Av| for two random vectors "
             f"(rounding explains {tolerance:.1e})"
         )
+    return float(dots(products, products)[0].sqrt())
 
 
 def real_operator(function: str, A: LinearOperator) -> LinearOperator:

@@ -1,8 +1,8 @@
-"""The Lanczos recurrence for k start vectors in lockstep."""
+"""The Lanczos recurrence for k start vectors in lockstep, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor
 from lsfast import checks
 from lsfast._native import ops
 from lsfast.operator import LinearOperator, aslinearoperator
+from lsfast.spectrum.basis import Basis, Plan, plan
 from lsfast.spectrum.probes import check_symmetric, normalize, real_operator
+from lsfast.spectrum.ritz import ConvergedVectors
 
-REORTHOGONALIZE = ("full", "none")
+_TABLES = ("alpha", "beta", "scale", "defect", "steps_taken")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Tridiagonal:
     beta
         Off-diagonals [k, m - 1], float64, not negative.
     basis
-        Orthonormal rows Q [k, m, n] in the dtype of the operator; None if they were not kept.
+        Orthonormal rows Q [k, m, n] in the dtype of the basis (a view: the probes of a step lie together); None if
+        they were not kept.
     residual
         What is left of the last product [k, n].
     steps
@@ -43,7 +46,168 @@ class Tridiagonal:
     steps: Tensor
 
 
-def lanczos(A: Any, start: Tensor, steps: int, reorthogonalize: str = "full") -> Tridiagonal:
+def breakdown_tolerance(A: LinearOperator) -> float:
+    """Return what rounding leaves of a product that lies in the span of the basis, relative to |A|; see `lanczos`."""
+    return float(torch.finfo(A.dtype).eps * min(A.shape[0], 1024) ** 0.5)
+
+
+class Recurrence:
+    """The recurrence of `lanczos` on arguments that have been checked; `first_probe` numbers errors.
+
+    A step multiplies by A once and reads the basis once: what makes a vector orthogonal is subtracted a step late,
+    while the rows are in cache for the projections of the next vector, and what it does to that product is known from
+    T (csrc/spectrum/recurrence.h). Nothing waits for the device, except to select Ritz vectors.
+    """
+
+    def __init__(
+        self, function: str, A: LinearOperator, start: Tensor, steps: int, plan: Plan, first_probe: int = 0
+    ) -> None:
+        k, n = start.shape
+        self.function, self.A, self.plan, self.first_probe = function, A, plan, first_probe
+        self.steps, self.step = steps, 0
+        # n orthonormal vectors leave no room for another.
+        self.taken = min(steps, n) if plan.reorthogonalize == "full" else steps
+        device, work = start.device, plan.working
+        self.alpha, self.beta, self.scale = (
+            torch.zeros((k, steps), dtype=torch.float64, device=device) for _ in range(3)
+        )
+        self.defect = torch.zeros((k, steps), dtype=torch.float64, device=device)
+        self.steps_taken = torch.zeros(k, dtype=torch.int64, device=device)
+        self.sums = self.defect
+        self.basis: Basis | None = None
+        if plan.reorthogonalize != "none":
+            self.basis = Basis(plan, steps, k, n)
+        # Where rows are kept as the recurrence needs them, a vector is born in its row.
+        self.in_rows = self.basis is not None and not plan.staged and plan.dtype == work
+        self.narrow = plan.dtype.itemsize < work.itemsize
+        self.tolerance = breakdown_tolerance(A)
+        if self.narrow:  # a vector of this length is made of what subtracting rounded rows twice leaves
+            self.tolerance = max(self.tolerance, torch.finfo(plan.dtype).eps ** 2)
+        self.ring = torch.zeros((1 if self.in_rows else 3, k, n), dtype=work, device=device)
+        self.converged = ConvergedVectors(A) if plan.reorthogonalize == "selective" else None
+        self.vector(0).copy_(normalize(start.detach().to(work).contiguous()))
+
+    def vector(self, index: int) -> Tensor:
+        """Vector `index` of the recurrence [k, n]: the current one, the one before or the next."""
+        if self.in_rows and index < self.taken:
+            assert self.basis is not None
+            return self.basis.pieces[0][index]
+        return self.ring[index % len(self.ring)]
+
+    def advance(self) -> None:
+        """Take one step."""
+        j, full = self.step, self.plan.reorthogonalize == "full"
+        current, following = self.vector(j), self.vector(j + 1)
+        previous = self.vector(j - 1) if j > 0 else None
+        product = self.A.apply(current.to(self.A.dtype)).to(current.dtype)
+        dots = ops.row_dots(current, product)
+        ritz, count = None, j if full else 0
+        if self.converged is not None and self.converged.values is not None:
+            ritz, count = self.converged.values, self.converged.values.shape[1]
+        factors = ops.lanczos_begin(dots, self.defect, self.alpha, self.beta, ritz, j, count)
+        self.sums = self._pass(current, product, previous, following, factors, store=not self.in_rows)
+        if self.narrow or self.converged is not None:
+            # What is left is not of the order of the vectors' own rounding, or not subtracted in the next step.
+            factors[:, 3] += self.sums[:, count]
+            self.sums = self._subtract(factors[:, 0] != 0.0)
+        ops.lanczos_end(
+            factors, self.sums, following, self.alpha, self.beta, self.scale, self.steps_taken, self.defect,
+            j, full, j + 1 == self.taken, self.tolerance,
+        )  # fmt: skip
+        self.step = j + 1
+        if self.step == self.taken < self.steps:
+            self.beta[:, self.taken - 1] = 0.0  # the space is exhausted
+        if self.alpha.device.type == "cpu" or self.step == self.taken:
+            self._check_finite()
+        if self.converged is not None and self.step < self.taken:
+            assert self.basis is not None
+            self.converged.update(self.basis.pieces[0], self.alpha, self.beta, self.scale, self.steps_taken, self.step)
+            self.converged.project(self.vector(self.step), self.defect)
+
+    def run(self) -> Recurrence:
+        """Take the steps that are left."""
+        while self.step < self.taken:
+            self.advance()
+        return self
+
+    def result(self) -> Tridiagonal:
+        """Return what `lanczos` returns, after the last step."""
+        residual = self.vector(self.taken)
+        if self.basis is not None and self.plan.reorthogonalize == "full":
+            self.step -= 1
+            self._subtract(self.beta[:, self.step] > 0)
+            self.step += 1
+        rows = None if self.basis is None else self.basis.rows()
+        beta = self.beta[:, : self.steps - 1]
+        return Tridiagonal(self.alpha, beta, rows, residual.to(self.A.dtype), self.steps_taken)
+
+    def _pass(
+        self, current: Tensor, product: Tensor, previous: Tensor | None, following: Tensor, factors: Tensor, store: bool
+    ) -> Tensor:
+        """Run the operator `lanczos_pass` on the rows that vectors are made orthogonal to."""
+        if self.basis is not None and self.converged is None:
+            return self.basis.lanczos_pass(current, product, previous, following, factors, self.step, store)
+        rows = None if self.converged is None else self.converged.rows
+        sums: Tensor = ops.lanczos_pass(current, product, previous, following, rows, None, factors)
+        if self.basis is not None and store:
+            self.basis.pieces[0][self.step].copy_(current)
+        return sums
+
+    def _subtract(self, live: Tensor) -> Tensor:
+        """Subtract the projections of the next vector on rows and current vector at once; return those left."""
+        current, following = self.vector(self.step), self.vector(self.step + 1)
+        count = self.sums.shape[1] - 2
+        factors = self.sums.new_zeros(len(current), 4 + 2 * count)
+        factors[:, 0] = live
+        factors[:, 1] = self.sums[:, count] * live
+        factors[:, 4 + count :] = self.sums[:, :count] * live[:, None]
+        return self._pass(current, following, None, following, factors, store=False)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the steps to come depend on."""
+        tables = {name: getattr(self, name) for name in _TABLES}
+        tables |= {"step": torch.tensor(self.step), "ring": self.ring}
+        if self.basis is not None:
+            kept = self.step + 1 if self.in_rows else self.step
+            tables |= {f"basis {i}": piece[:kept] for i, piece in enumerate(self.basis.pieces)}
+        if self.converged is not None:
+            tables |= self.converged.state()
+        return tables
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        for name in (*_TABLES, "ring"):
+            getattr(self, name).copy_(state[name])
+        self.step = int(state["step"])
+        if self.basis is not None:
+            for i, piece in enumerate(self.basis.pieces):
+                kept = state[f"basis {i}"]
+                piece[: len(kept)].copy_(kept)
+        if self.converged is not None:
+            self.converged.restore(state)
+
+    def _check_finite(self) -> None:
+        """Raise if a product was not finite, naming the first step at which one was not and its probe."""
+        bad = ~(self.alpha.isfinite() & self.beta.isfinite())
+        if bool(bad.any()):
+            step, probe = min((step, probe) for probe, step in bad.nonzero().tolist())
+            raise ValueError(
+                f"{self.function}: A must give finite products, got NaN or Inf at step {step} of probe "
+                f"{self.first_probe + probe}"
+            )
+
+
+def lanczos(
+    A: Any,
+    start: Tensor,
+    steps: int,
+    reorthogonalize: str = "full",
+    basis_dtype: torch.dtype | None = None,
+    basis_device: torch.device | str | None = None,
+    memory_limit: int | None = None,
+) -> Tridiagonal:
     """Lanczos recurrence ``A q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}`` for k start vectors at once.
 
     Parameters
@@ -55,9 +219,18 @@ def lanczos(A: Any, start: Tensor, steps: int, reorthogonalize: str = "full") ->
     steps
         Number of steps m. It may exceed n: a probe ends where its vectors span an invariant subspace.
     reorthogonalize
-        "full": every new vector is made orthogonal to all before it by classical Gram-Schmidt, twice (Giraud, Langou,
-        Rozloznik & van den Eshof, Numer. Math. 101, 2005), which keeps m vectors for each probe. "none": three vectors
-        are kept and `basis` is None; copies of converged eigenvalues appear ("ghosts").
+        "full": every new vector is made orthogonal to all before it, by the recurrence and then once more by classical
+        Gram-Schmidt, a step late, so that a step reads the basis once. "selective": to the converged Ritz vectors only
+        (Parlett & Scott, Math. Comp. 33, 1979), looked for after every step; T is right to rounding without copies,
+        the basis orthogonal to the root of epsilon. "none": three vectors are kept and `basis` is None; copies of
+        converged eigenvalues appear ("ghosts").
+    basis_dtype
+        torch.float32, float64 or bfloat16; None: that of the operator. A wider one makes the recurrence in that type; a
+        narrower one is what vectors are made orthogonal to, while the recurrence's own three keep their type.
+    basis_device
+        "cpu" keeps the basis of an operator on a GPU in host memory. None: with the operator.
+    memory_limit
+        Bytes that the basis and the vectors of the recurrence may take. None: half of what is free.
 
     Returns
     -------
@@ -67,16 +240,24 @@ def lanczos(A: Any, start: Tensor, steps: int, reorthogonalize: str = "full") ->
     Raises
     ------
     ValueError
-        If `start` has a row of zeros or one that is not finite, if an argument is not what it should be, if `A` is
-        found not to be symmetric, or if a product holds NaN or Inf: the message names the step and the probe.
+        If `start` has a row of zeros or one that is not finite, if an argument is not what it should be, if the vectors
+        do not fit `memory_limit`, if `A` is found not to be symmetric, or if a product holds NaN or Inf: the message
+        names the step and the probe.
 
     Notes
     -----
+    Under "full", basis vectors are orthogonal to a few epsilon of the basis's dtype: after the three-term recurrence a
+    new vector w has projections of the order of epsilon |A| on the ones before; they are measured on w itself, to
+    epsilon |w|, and subtracted (once is enough after the recurrence as twice is without it: Giraud, Langou, Rozloznik &
+    van den Eshof, Numer. Math. 101, 2005). Delaying the subtraction by a step follows Hernandez, Roman &
+    Tomas, Parallel Comput. 33, 2007; the product with the vector not yet corrected is mended by A Q' = Q'T + r e'.
+
     A probe ends at the first beta below ``eps sqrt(min(n, 1024)) |T|``, where eps is the machine epsilon of the dtype
     and |T| the largest row sum so far: rounding leaves this much of a product that lies in the span of the basis. An
     error in an entry of a product grows with the root of the number of terms of its sum, up to the length at which
     matrix products sum in blocks (Golub & Van Loan, Matrix Computations, 10.1 and 10.3). Cutting such a beta moves no
-    eigenvalue of T by more than beta.
+    eigenvalue of T by more than beta. A basis in a narrower dtype is read twice a step, and a probe ends below
+    ``eps^2 |T|`` of that dtype, 6e-5 |T| for bfloat16, if that is more.
 
     Examples
     --------
@@ -87,7 +268,6 @@ def lanczos(A: Any, start: Tensor, steps: int, reorthogonalize: str = "full") ->
     """
     operator = real_operator("lanczos", aslinearoperator(A))
     checks.positive_integer("lanczos", "steps", steps)
-    checks.one_of("lanczos", "reorthogonalize", reorthogonalize, REORTHOGONALIZE)
     checks.like("lanczos", "start", start, operator.dtype, operator.device)
     n = operator.shape[0]
     if start.dim() != 2 or start.shape[0] == 0 or start.shape[1] != n:
@@ -95,63 +275,10 @@ def lanczos(A: Any, start: Tensor, steps: int, reorthogonalize: str = "full") ->
     unusable = (~start.isfinite().all(1) | (start == 0).all(1)).nonzero().flatten().tolist()
     if unusable:
         raise ValueError(f"lanczos: start must have finite rows that are not 0, got row {unusable[0]} that is not so")
+    layout = plan("lanczos", operator, reorthogonalize, basis_dtype, basis_device, memory_limit)
+    k = start.shape[0]
+    if layout.probes_at_once("lanczos", steps, n, k) < k:
+        need = k * layout.bytes_of_probe(steps, n)
+        raise ValueError(f"lanczos: memory_limit must be {need} bytes or more for {k} probes, got {layout.limit}")
     check_symmetric("lanczos", operator)
-    return run_lanczos("lanczos", operator, start, steps, reorthogonalize)
-
-
-def breakdown_tolerance(A: LinearOperator) -> float:
-    """Return what rounding leaves of a product that lies in the span of the basis, relative to |A|; see `lanczos`."""
-    return float(torch.finfo(A.dtype).eps * min(A.shape[0], 1024) ** 0.5)
-
-
-def run_lanczos(
-    function: str,
-    A: LinearOperator,
-    start: Tensor,
-    steps: int,
-    reorthogonalize: str = "full",
-    first_probe: int = 0,
-    after_step: Callable[[], object] | None = None,
-) -> Tridiagonal:
-    """Run the recurrence of `lanczos` on arguments that have been checked; `first_probe` numbers errors."""
-    k, n = start.shape
-    full = reorthogonalize == "full"
-    taken = min(steps, n) if full else steps  # n orthonormal vectors leave no room for another
-    basis = start.new_zeros((k, steps if full else 2, n))
-    alpha, beta, scale = (torch.zeros((k, steps), dtype=torch.float64, device=start.device) for _ in range(3))
-    taken_by_probe = torch.zeros(k, dtype=torch.int64, device=start.device)
-    w = normalize(start.detach().contiguous())
-    basis[:, 0] = w
-    tolerance = breakdown_tolerance(A)
-    for step in range(taken):
-        product = A.apply(w)
-        if full:
-            count, column, row = step + 1, step, step + 1
-            projections = ops.basis_project(basis, product, count)
-            corrections = ops.basis_subtract_project(basis, product, projections, w)
-            norm_squared = ops.basis_subtract_norm(basis, w, corrections)
-        else:  # vector j lies in row j % 2, where the next but one replaces it
-            count, column, row = min(step + 1, 2), step % 2, (step + 1) % 2
-            projections, corrections = ops.basis_project(basis, product, count), None
-            norm_squared = ops.basis_subtract_norm(basis, w.copy_(product), projections)
-        row = -1 if step + 1 == taken else row
-        ops.lanczos_advance(
-            w, basis, alpha, beta, scale, taken_by_probe, norm_squared, projections, corrections,
-            column, step, row, tolerance,
-        )  # fmt: skip
-        if after_step is not None:
-            after_step()
-    if taken < steps:
-        beta[:, taken - 1] = 0.0  # the space is exhausted
-    _check_finite(function, alpha, beta, first_probe)
-    return Tridiagonal(alpha, beta[:, : steps - 1], basis if full else None, w, taken_by_probe)
-
-
-def _check_finite(function: str, alpha: Tensor, beta: Tensor, first_probe: int) -> None:
-    """Raise if a product was not finite, naming the first step at which one was not and its probe."""
-    bad = ~(alpha.isfinite() & beta.isfinite())
-    if bool(bad.any()):
-        step, probe = min((step, probe) for probe, step in bad.nonzero().tolist())
-        raise ValueError(
-            f"{function}: A must give finite products, got NaN or Inf at step {step} of probe {first_probe + probe}"
-        )
+    return Recurrence("lanczos", operator, start, steps, layout).run().result()

@@ -1,17 +1,24 @@
-"""Studies: what low precision does to a loss and to its shape. Built from the four rooms; owns no kernel."""
+"""Studies: the spectrum of a loss, and what low precision does to it and to its shape. Built from the four rooms."""
 
 from lsfast.studies.checkpoint import quantize_checkpoint
 from lsfast.studies.checkpoint_table import CheckpointTable
 from lsfast.studies.precision import MEASURES, precision_study
+from lsfast.studies.spectrum import spectrum_report
+from lsfast.studies.spectrum_table import SpectrumReport
 from lsfast.studies.table import PrecisionTable
+from lsfast.studies.user_model import UserModel, load_model
 from lsfast.studies.weights import quantizable_parameters, quantize_parameters
 
 __all__ = [
     "MEASURES",
     "CheckpointTable",
     "PrecisionTable",
+    "SpectrumReport",
+    "UserModel",
+    "load_model",
     "precision_study",
     "quantizable_parameters",
     "quantize_checkpoint",
     "quantize_parameters",
+    "spectrum_report",
 ]

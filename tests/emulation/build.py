@@ -8,6 +8,7 @@ A file is compiled again when it, a header it includes or its command has change
 """
 
 import argparse
+import fcntl
 import os
 import shlex
 import shutil
@@ -102,6 +103,12 @@ def build(target: Path, sources: dict[Path, list[str]], link_flags: list[str], s
     """Compile each source with its flags, at most MAX_JOBS (2) at a time, and link them."""
     folder = target.parent / "objects"
     folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes, of which one builds
+        return _build(target, folder, sources, link_flags, sanitize)
+
+
+def _build(target: Path, folder: Path, sources: dict[Path, list[str]], link_flags: list[str], sanitize: bool) -> Path:
     objects = {source: folder / f"{source.parent.name}-{source.name}.o" for source in sources}
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", "2"))) as pool:
         compiled = list(pool.map(lambda source: compile_source(source, objects[source], sources[source]), sources))

@@ -16,86 +16,118 @@ def random(*shape, dtype=torch.float64, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def problem(n, dtype, k=2, m=5):
-    return random(k, m, n, dtype=dtype, seed=n), random(k, n, dtype=dtype, seed=n + 1), random(k, 4, seed=n + 2)
+K, COUNT, M = 3, 11, 16  # more rows than a warp sums at once
+STORED = [
+    (torch.float32, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float64, torch.float64),
+    (torch.float64, torch.float32),
+    (torch.float64, torch.bfloat16),
+]
 
 
-def assert_sums_agree(result, expected, basis, w):
-    # The CPU adds up to 129 products in the dtype, CUDA 32; the rest in float64, in at most 30 additions. With u the
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", SIZES)
+def test_inner_products(emulated, n, dtype):
+    x, y = random(K, n, dtype=dtype, seed=n), random(K, n, dtype=dtype, seed=n + 1)
+    result = assert_same_under_schedules(lambda: emulated.row_dots(x, y))
+    # Both add n products in float64, rounded once each for float64: at most n / 16 + 20 additions lie behind one.
+    magnitude = (x.double() * y.double()).abs().sum(1)
+    assert ((result - ops.row_dots(x, y)).abs() <= 2 * (n / 16 + 20) * 2.0**-53 * magnitude).all()
+
+
+def tables(step):
+    alpha, beta, scale = random(K, M), random(K, M, seed=1).abs(), random(K, M, seed=2).abs() + 5
+    beta[1, step - 1] = 0.0  # the probe ended before
+    return alpha, beta, scale, torch.full((K,), step), random(K, M, seed=3) * 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 1, COUNT])
+@pytest.mark.parametrize("ritz", [False, True])
+def test_factors_of_a_step(emulated, count, ritz):
+    alpha, beta, _, _, defect = tables(COUNT)
+    values = random(K, count, seed=4) if ritz else None
+    dots = random(K, seed=5)
+
+    def begin(library):
+        return library.lanczos_begin(dots, defect, alpha, beta, values, COUNT, count)
+
+    result, expected = assert_same_under_schedules(lambda: begin(emulated)), begin(ops)
+    # Two sums of at most 11 terms below 1e-4 are made in another order, one of them divided by rho > 0.99.
+    torch.testing.assert_close(result, expected, rtol=2.0**-50, atol=2.0**-60)
+    assert (result[1] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "stored_dtype"), STORED)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("count", [0, COUNT])
+def test_pass_over_the_rows(emulated, n, dtype, stored_dtype, count):
+    rows = random(COUNT, K, n, seed=n).to(stored_dtype)
+    vectors = random(3, K, n, dtype=dtype, seed=n + 1)
+    vectors[1, 1] = float("nan")  # what the probe that ended is given
+    factors = random(K, 4 + 2 * count, seed=n + 2)
+    factors[1] = 0.0
+
+    def run(library):
+        current, following = vectors[0].clone(), torch.full_like(vectors[0], 7.0)
+        stored = torch.full((K, n), 7.0, dtype=stored_dtype)
+        sums = library.lanczos_pass(current, vectors[1], vectors[2], following, rows, stored, factors)
+        return (current, following, stored), sums
+
+    result, sums = assert_same_under_schedules(lambda: run(emulated))
+    expected, expected_sums = run(ops)
+    assert_same_bits(result, expected)  # an element is computed alone, row after row, on both
+    assert_sums_agree(sums, expected_sums, rows[:count], *expected[:2])
+
+
+def assert_sums_agree(result, expected, rows, current, following):
+    # The CPU adds up to 129 products in the dtype, CUDA 4; the rest in float64, in at most 30 additions. With u the
     # unit roundoff of the dtype each sum is off by at most that many u, and 30 u of float64, of the sum of magnitudes.
-    magnitude = (basis.double() * w[:, None].double()).abs().sum(2)
-    bound = (129 + 32) * torch.finfo(basis.dtype).eps / 2 + 2 * 30 * 2.0**-53
+    others = torch.cat([rows.double().abs(), current[None].double().abs(), following[None].double().abs()])
+    magnitude = (others * following.double().abs()).sum(2).T
+    bound = (129 + 4) * torch.finfo(current.dtype).eps / 2 + 2 * 30 * 2.0**-53
     assert ((result - expected).abs() <= bound * magnitude).all()
 
 
+def test_more_rows_than_shared_memory_holds_and_more_than_one_tile_a_block(emulated):
+    n, count = 40000, 30
+    rows, vectors = random(count, 1, n, dtype=torch.float32), random(2, 1, n, dtype=torch.float32, seed=1)
+    factors = random(1, 4 + 2 * count, seed=2) * 0.1
+
+    def run(library):
+        current, following = vectors[0].clone(), torch.empty_like(vectors[0])
+        sums = library.lanczos_pass(current, vectors[1], None, following, rows, None, factors)
+        return (current, following), sums
+
+    (result, sums), (expected, expected_sums) = run(emulated), run(ops)
+    assert_same_bits(result, expected)
+    assert_sums_agree(sums, expected_sums, rows, *expected)
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", SIZES)
-def test_projections(emulated, n, dtype):
-    basis, w, _ = problem(n, dtype)
-    result = assert_same_under_schedules(lambda: emulated.basis_project(basis, w, 4))
-    assert_sums_agree(result, ops.basis_project(basis, w, 4), basis[:, :4], w)
+@pytest.mark.parametrize("n", [1, 31, 2000])
+def test_end_of_a_step(emulated, n, dtype, append, last):
+    count, step = COUNT, COUNT
+    given = random(K, n, dtype=dtype)
+    factors = random(K, 4 + 2 * count, seed=1).abs()
+    sums = random(K, count + 2, seed=2) * 1e-3
+    sums[:, -1] = torch.tensor([2.0, float("nan"), 1e-30], dtype=torch.float64)  # goes on, ended before, ends now
+    sums[2, :-1] = 0.0
 
+    def end(library):
+        following = given.clone()
+        alpha, beta, scale, steps, defect = tables(step)
+        library.lanczos_end(factors, sums, following, alpha, beta, scale, steps, defect, step, append, last, 1e-7)
+        return following, alpha, beta, scale, steps, defect
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", SIZES)
-def test_subtraction_with_projections(emulated, n, dtype):
-    basis, w, c = problem(n, dtype)
-
-    def subtract(library):
-        out = torch.empty_like(w)
-        return out, library.basis_subtract_project(basis, w, c, out)
-
-    out, sums = assert_same_under_schedules(lambda: subtract(emulated))
-    expected_out, expected = subtract(ops)
-    assert_same_bits(out, expected_out)  # an element is computed alone, row after row, on both
-    assert_sums_agree(sums, expected, basis[:, :4], out)
-
-
-@pytest.mark.parametrize("count", [0, 4])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", SIZES)
-def test_subtraction_with_norm(emulated, n, dtype, count):
-    basis, w, c = problem(n, dtype)
-    c = c[:, :count].contiguous()
-
-    def subtract(library):
-        new = w.clone()
-        return new, library.basis_subtract_norm(basis, new, c)
-
-    new, norm_squared = assert_same_under_schedules(lambda: subtract(emulated))
-    expected_new, expected = subtract(ops)
-    assert_same_bits(new, expected_new)
-    # Both add n squares in float64: at most n / 16 + 20 additions lie behind a lane.
-    torch.testing.assert_close(norm_squared, expected, rtol=(n / 16 + 20) * 2.0**-52, atol=0)
-
-
-def test_more_rows_than_wait_for_one_barrier_and_more_than_one_unit(emulated):
-    basis, w = random(1, 35, 8200, dtype=torch.float32), random(1, 8200, dtype=torch.float32, seed=1)
-    result = assert_same_under_schedules(lambda: emulated.basis_project(basis, w, 35))
-    assert_sums_agree(result, ops.basis_project(basis, w, 35), basis, w)
-
-
-@pytest.mark.parametrize("row", [-1, 2])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", SIZES)
-def test_end_of_a_step(emulated, n, dtype, row):
-    k, m = 4, 5
-    w = random(k, n, dtype=dtype)
-    norms = (w.double() ** 2).sum(1)
-    norms[1] = 1e-30  # ends now
-    norms[2] = float("nan")
-
-    def advance(library):
-        new, basis = w.clone(), torch.zeros(k, m, n, dtype=dtype)
-        alpha, beta, scale = (torch.full((k, m), 2.0, dtype=torch.float64) for _ in range(3))
-        beta[3, 0] = 0.0  # ended before
-        steps = torch.ones(k, dtype=torch.int64)
-        library.lanczos_advance(
-            new, basis, alpha, beta, scale, steps, norms, random(k, 2), random(k, 2, seed=1), 1, 1, row, 1e-7
-        )
-        return new, basis, alpha, beta, scale, steps
-
-    assert_same_bits(assert_same_under_schedules(lambda: advance(emulated)), advance(ops))
+    result, expected = assert_same_under_schedules(lambda: end(emulated)), end(ops)
+    # The sum of 11 squares of the order 1e-6 is made in another order, and enters a number near 2.
+    torch.testing.assert_close(result[2], expected[2], rtol=2.0**-52, atol=0)
+    torch.testing.assert_close(result[3], expected[3], rtol=2.0**-52, atol=0)
+    assert_same_bits((result[0], result[1], *result[4:]), (expected[0], expected[1], *expected[4:]))
+    assert expected[4].tolist() == [step + 1, step, step + 1]
 
 
 @pytest.mark.parametrize("m", [1, 2, 5])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lsfast.operator import LinearOperator, aslinearoperator
+
 N = 120
 
 
@@ -32,6 +34,38 @@ def matrix(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
     Q = torch.linalg.qr(torch.randn(N, N, generator=generator, dtype=torch.float64)).Q
     A = (Q * spectra()[name]) @ Q.T
     return ((A + A.T) / 2).to(dtype)
+
+
+def large_spectra(n: int) -> dict[str, Tensor]:
+    """Eigenvalues [n] at sizes where only products with the matrix are affordable; outliers come first."""
+    generator = torch.Generator().manual_seed(7)
+    signs = torch.randn(n, generator=generator, dtype=torch.float64)
+    outliers = torch.tensor([100.0, 70.0, 40.0, 20.0, -30.0], dtype=torch.float64)
+    return {
+        "outliers": torch.cat([outliers, torch.linspace(-1.0, 1.0, n - 5, dtype=torch.float64)]),
+        "clusters": torch.cat([outliers, 1.0 + 1e-4 * signs[: n // 2], 5.0 + 1e-4 * signs[n // 2 + 5 :]]),
+        "rank_deficient": torch.cat([outliers, torch.zeros(n - 5, dtype=torch.float64)]),
+        "power_law": torch.logspace(0, -10, n, dtype=torch.float64)
+        .mul(100)
+        .index_add(0, torch.arange(5), outliers.abs() * torch.tensor([3.0, 3.5, 5.0, 8.0, 4.0])),
+        "indefinite": torch.cat([outliers, signs[5:]]),
+    }
+
+
+def reflected(eigenvalues: Tensor, dtype: torch.dtype = torch.float64) -> LinearOperator:
+    """An operator with these eigenvalues whose eigenvectors are those of two reflections: none is a unit vector."""
+    n = len(eigenvalues)
+    d = eigenvalues.to(dtype)
+    reflectors = torch.randn(2, n, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    first, second = (reflectors / reflectors.norm(dim=1, keepdim=True)).to(dtype)
+
+    def reflect(rows: Tensor, by: Tensor) -> Tensor:
+        return rows - 2 * (rows @ by)[:, None] * by
+
+    def product(rows: Tensor) -> Tensor:
+        return reflect(reflect(reflect(reflect(rows, first), second) * d, second), first)
+
+    return aslinearoperator(product, n=n, dtype=dtype)
 
 
 def starts(k: int, n: int = N, dtype: torch.dtype = torch.float64, seed: int = 3) -> Tensor:

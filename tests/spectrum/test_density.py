@@ -9,7 +9,9 @@ import torch
 import lsfast
 from lsfast.spectrum import probes as probe_vectors
 from lsfast.spectrum import reference
+from lsfast.spectrum.basis import plan
 from lsfast.spectrum.quadrature import quadrature
+from lsfast.spectrum.recurrence import Recurrence
 
 from .cases import NAMES, N, matrix, spectra, starts
 
@@ -19,7 +21,11 @@ def test_quadrature_is_exact_to_degree_2m_minus_1(name):
     m, A = 6, matrix(name)
     A = A / spectra()[name].abs().max()
     start = starts(3)
-    nodes, weights = quadrature("test", lsfast.lanczos(A, start, m))
+    T = Recurrence(
+        "test", lsfast.aslinearoperator(A), start, m, plan("test", lsfast.aslinearoperator(A), "full", None, None, None)
+    )
+    T.run()
+    nodes, weights = quadrature("test", T.alpha, T.beta, T.steps_taken)
     v = start / start.norm(dim=1, keepdim=True)
     power = v.clone()
     for degree in range(2 * m):
@@ -40,6 +46,38 @@ def test_every_node_of_a_full_run_is_an_eigenvalue_of_its_own(name, dtype):
     # The matrix rounded to its dtype moves an eigenvalue by at most eps |A|_F, the recurrence by some sqrt(N) eps |A|.
     bound = 4 * N**0.5 * torch.finfo(dtype).eps * exact.abs().max()
     assert (s.nodes - exact).abs().max() <= bound
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_lie_inside_the_spectrum_and_interlace_from_step_to_step(name):
+    exact, m = spectra()[name].sort().values, 25
+    rounding = 4 * N**0.5 * torch.finfo(torch.float64).eps * exact.abs().max()
+    runs = [lsfast.spectral_density(matrix(name), probes=2, steps=steps) for steps in (m, m + 1)]
+    for s in runs:
+        assert s.nodes.min() >= exact[0] - rounding
+        assert s.nodes.max() <= exact[-1] + rounding
+    few, many = (s.nodes for s in runs)
+    if (runs[1].weights > 0).all():  # Cauchy: between two nodes of T_{m+1} lies one of T_m
+        assert (many[:, :-1] <= few + rounding).all()
+        assert (few <= many[:, 1:] + rounding).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_measure_of_a_full_depth_run_is_exact_for_any_start(name):
+    A, exact = matrix(name), spectra()[name]
+    values, vectors = torch.linalg.eigh(A)
+    start = starts(3)
+    start[1] = vectors[:, 3] + 1e-3 * vectors[:, 70]  # nearly an eigenvector
+    start[2] = vectors[:, ::40].sum(1)  # sees three eigenvectors
+    operator = lsfast.aslinearoperator(A)
+    run = Recurrence("test", operator, start, N, plan("test", operator, "full", None, None, None)).run()
+    nodes, weights = quadrature("test", run.alpha, run.beta, run.steps_taken)
+    v = start / start.norm(dim=1, keepdim=True)
+    for f in (torch.sin, lambda x: 1 / (x + 2 * exact.abs().max()), torch.sigmoid):
+        expected = ((v @ vectors) ** 2 * f(values)).sum(1)
+        # Perturbing A by N steps of rounding, sqrt(N) eps |A| each, moves f(A) by as much times |f'| <= 1.
+        bound = 10 * N**0.5 * torch.finfo(torch.float64).eps * max(1.0, float(exact.abs().max()))
+        assert ((weights * f(nodes)).sum(1) - expected).abs().max() <= bound
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -92,16 +130,6 @@ def test_probe_depends_on_seed_and_index_alone():
     assert torch.equal(probe_vectors.draw(operator, 3, 2, 9), probe_vectors.draw(operator, 0, 5, 9)[3:])
 
 
-def test_groups_of_probes_give_what_one_group_gives(monkeypatch):
-    diagonal = spectra()["outliers"]
-    A = lsfast.aslinearoperator(lambda rows: rows * diagonal, n=N, dtype=torch.float64)
-    whole = lsfast.spectral_density(A, probes=5, steps=9)
-    monkeypatch.setattr("lsfast.spectrum.density._GROUP_BYTES", 2 * 9 * N * 8)
-    parts = lsfast.spectral_density(A, probes=5, steps=9, progress=True)
-    assert torch.equal(whole.nodes, parts.nodes)
-    assert torch.equal(whole.weights, parts.weights)
-
-
 def test_moments_trace_cdf_and_density_of_a_known_spectrum():
     values = torch.tensor([-2.0, 0.5, 1.0, 4.0], dtype=torch.float64)
     # Of a diagonal matrix with distinct entries every sign vector has the weights 1/n: no error at full depth.
@@ -119,6 +147,31 @@ def test_moments_trace_cdf_and_density_of_a_known_spectrum():
     at_node = torch.tensor([4.0])
     expected = sum(math.exp(-((4 - v) ** 2) / (2 * 0.06**2)) for v in values) / 4 / (0.06 * math.sqrt(2 * math.pi))
     assert s.density(at_node).value.item() == pytest.approx(expected, rel=1e-9)  # default width 1% of the range 6
+
+
+def test_density_of_logarithms_of_a_known_spectrum():
+    A = torch.diag(torch.logspace(-6, 2, 9, dtype=torch.float64))
+    s = lsfast.spectral_density(A, probes=6, steps=9)
+    # Signs see every eigenvalue with weight 1/9: a Gaussian at each logarithm, far from the others.
+    x = torch.logspace(-6, 2, 9, dtype=torch.float64)
+    width = 0.1
+    peak = 1 / 9 / (width * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(s.log_density(x, width).value, torch.full((9,), peak).double(), rtol=1e-6, atol=0)
+    axis = torch.linspace(-16, 7, 4001, dtype=torch.float64)
+    assert float(torch.trapezoid(s.log_density(axis.exp(), width).value, axis)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_density_of_logarithms_leaves_out_rounding_and_refuses_negative_eigenvalues():
+    A = torch.diag(torch.tensor([0.0, 0.0, 1.0, 2.0], dtype=torch.float64))
+    s = lsfast.spectral_density(A, probes=4, steps=4)
+    axis = torch.linspace(-3, 3, 2001, dtype=torch.float64)
+    assert float(torch.trapezoid(s.log_density(axis.exp(), 0.1).value, axis)) == pytest.approx(0.5, abs=1e-6)
+    with pytest.raises(ValueError, match="log_density: the operator must have no negative eigenvalues, got one at -1"):
+        lsfast.spectral_density(A - 1.0 * torch.eye(4).double(), probes=2, steps=4).log_density(axis.exp())
+    with pytest.raises(ValueError, match="must have a positive eigenvalue"):
+        lsfast.spectral_density(0 * A, probes=2, steps=4).log_density(axis.exp())
+    with pytest.raises(ValueError, match="log_density: x must be above 0, got -3"):
+        s.log_density(axis)
 
 
 def test_standard_error_is_the_deviation_over_the_root_of_the_probes():

@@ -1,12 +1,16 @@
 """The Lanczos recurrence: its identity, the orthogonality of its basis, breakdown, and what it rejects."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import lsfast
 from lsfast.spectrum import reference
+from lsfast.spectrum.basis import plan
+from lsfast.spectrum.recurrence import Recurrence
 
-from .cases import NAMES, N, matrix, spectra, starts, tridiagonal_matrix
+from .cases import NAMES, N, large_spectra, matrix, reflected, spectra, starts, tridiagonal_matrix
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -37,6 +41,134 @@ def test_basis_is_orthonormal_to_ten_epsilon(name, dtype):
     Q = T.basis.double()
     identity = torch.diag_embed((torch.arange(N) < T.steps[:, None]).double())
     assert (Q @ Q.mT - identity).abs().max() <= 10 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("basis_dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_basis_is_orthonormal_to_ten_epsilon_of_its_own_dtype(name, basis_dtype, dtype):
+    T = lsfast.lanczos(matrix(name, dtype), starts(3, dtype=dtype), 40, basis_dtype=basis_dtype)
+    assert T.basis.dtype == basis_dtype
+    assert T.residual.dtype == dtype
+    Q = T.basis.double()
+    identity = torch.diag_embed((torch.arange(40) < T.steps[:, None]).double())
+    assert (Q @ Q.mT - identity).abs().max() <= 10 * torch.finfo(basis_dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", list(large_spectra(10)))
+def test_outliers_are_found_once_at_n_1e5(name, dtype):
+    n, m = 10**5, 40
+    eigenvalues = large_spectra(n)[name]
+    T = lsfast.lanczos(reflected(eigenvalues, dtype), starts(1, n, dtype), m)
+    m = int(T.steps[0])
+    Q = T.basis[0, :m].double()
+    assert (Q @ Q.T - torch.eye(m)).abs().max() <= 10 * torch.finfo(dtype).eps
+    nodes = torch.linalg.eigvalsh(tridiagonal_matrix(T.alpha, T.beta)[0, :m, :m])
+    norm = eigenvalues.abs().max()
+    tolerance = (1e-10 if dtype == torch.float64 else 1e-5) * norm
+    for outlier in eigenvalues[:5]:
+        assert int(((nodes - outlier).abs() <= tolerance).sum()) == 1  # there, and no ghost
+    assert nodes.min() >= eigenvalues.min() - tolerance
+    assert nodes.max() <= eigenvalues.max() + tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["outliers", "indefinite", "power_law", "clusters"])
+def test_selective_reorthogonalization_leaves_no_ghosts(name, dtype):
+    A, m = matrix(name, dtype), 60
+    T = lsfast.lanczos(A, starts(2, dtype=dtype), m, reorthogonalize="selective")
+    full = lsfast.lanczos(A, starts(2, dtype=dtype), m)
+    # Semi-orthogonality keeps T the projection of A on the span of the basis to about epsilon (Simon, Linear Algebra
+    # Appl. 61, 1984), up to the accumulation of m roundings.
+    for probe in range(2):
+        size = min(int(T.steps[probe]), int(full.steps[probe]))
+        nodes, expected = (
+            torch.linalg.eigvalsh(tridiagonal_matrix(X.alpha, X.beta)[probe, :size, :size]) for X in (T, full)
+        )
+        Q = T.basis[probe, :size].double()
+        # A step loses eps |A| / beta between neighbours besides.
+        epsilon = torch.finfo(dtype).eps
+        loss = max(epsilon**0.5, epsilon * norm_of(name) / float(T.beta[probe, : size - 1].min()))
+        assert (Q @ Q.T - torch.eye(size)).abs().max() <= 10 * loss
+        if name == "outliers":
+            for outlier in (20.0, 35.0, 60.0):
+                assert int(((nodes - outlier).abs() < 1e-3).sum()) == 1
+        else:
+            assert (nodes[[0, -1]] - expected[[0, -1]]).abs().max() <= 1e-4 * norm_of(name)
+
+
+def test_selective_reorthogonalization_prevents_what_none_shows():
+    A, m = matrix("outliers"), 60
+    T = lsfast.lanczos(A, starts(2), m, reorthogonalize="selective")
+    ghosts = lsfast.lanczos(A, starts(2), m, reorthogonalize="none")
+    counts = [
+        int(((torch.linalg.eigvalsh(tridiagonal_matrix(X.alpha, X.beta)) - 60.0).abs() < 1e-6).sum(1).min())
+        for X in (T, ghosts)
+    ]
+    assert counts[0] == 1
+    assert counts[1] > 1
+
+
+@pytest.mark.parametrize("basis_dtype", [torch.float32, torch.bfloat16])
+def test_a_narrower_basis_keeps_the_eigenvalues_of_the_operators_dtype(basis_dtype):
+    dtype = torch.float64 if basis_dtype == torch.float32 else torch.float32
+    n = 2000
+    eigenvalues = large_spectra(n)["outliers"]
+    T = lsfast.lanczos(reflected(eigenvalues, dtype), starts(1, n, dtype), 40, basis_dtype=basis_dtype)
+    nodes = torch.linalg.eigvalsh(tridiagonal_matrix(T.alpha, T.beta)[0])
+    # Rows are off by u = eps(basis) / 2 of an element, at random: projections by u / sqrt(n), and eigenvalues by the
+    # square of that, with m = 40 rows and room of 10, beside the rounding of the products.
+    u = torch.finfo(basis_dtype).eps / 2
+    bound = (40 * 10 * u**2 / n**0.5 + 10 * torch.finfo(dtype).eps) * 100.0
+    for outlier in eigenvalues[:5]:
+        assert int(((nodes - outlier).abs() <= bound).sum()) == 1
+
+
+@pytest.mark.parametrize("basis_dtype", [torch.float64, torch.float32])
+def test_a_basis_that_is_staged_in_pieces_gives_the_same_result(monkeypatch, basis_dtype):
+    A = lsfast.aslinearoperator(matrix("outliers"))
+    own = plan("lanczos", A, "full", basis_dtype, None, None)
+    whole = Recurrence("lanczos", A, starts(2), 25, own).run().result()
+    monkeypatch.setattr("lsfast.spectrum.basis._STAGED_BYTES", 50 * 25 * 2 * 8)
+    staged = Recurrence("lanczos", A, starts(2), 25, replace(own, staged=True))
+    assert len(staged.basis.pieces) > 1
+    result = staged.run().result()
+    # Sums are made in other pieces: projections differ by rounding, amplified by 1 / beta from step to step.
+    torch.testing.assert_close(result.alpha, whole.alpha, rtol=0, atol=1e-9)
+    torch.testing.assert_close(result.basis, whole.basis, rtol=0, atol=1e-8 if basis_dtype == torch.float64 else 1e-6)
+    torch.testing.assert_close(result.residual, whole.residual, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("reorthogonalize", "basis_dtype"),
+    [("full", None), ("full", torch.bfloat16), ("selective", None), ("none", None)],
+)
+def test_a_restored_recurrence_goes_on_with_the_same_bits(reorthogonalize, basis_dtype):
+    A = lsfast.aslinearoperator(matrix("outliers"))
+    layout = plan("lanczos", A, reorthogonalize, basis_dtype, None, None)
+    expected = Recurrence("lanczos", A, starts(2), 30, layout).run().result()
+    for stop in (1, 2, 17, 29):
+        first = Recurrence("lanczos", A, starts(2), 30, layout)
+        for _ in range(stop):
+            first.advance()
+        state = {name: tensor.clone() for name, tensor in first.state().items()}
+        second = Recurrence("lanczos", A, starts(2), 30, layout)
+        second.restore(state)
+        for name, tensor in vars(second.run().result()).items():
+            other = getattr(expected, name)
+            assert (tensor is None and other is None) or torch.equal(tensor, other), (name, stop)
+
+
+def test_what_does_not_fit_the_memory_limit_is_said_before_any_work():
+    A, start = matrix("outliers"), starts(2)
+    fits = 2 * (4 + 30) * N * 8  # two probes: 30 rows, three vectors and a product
+    lsfast.lanczos(A, start, 30, memory_limit=fits)
+    with pytest.raises(ValueError, match=f"lanczos: memory_limit must be {fits} bytes or more for 2 probes"):
+        lsfast.lanczos(A, start, 30, memory_limit=fits - 1)
+    with pytest.raises(ValueError, match="bytes or more for 30 steps of one probe of length 120, got 100; fewer steps"):
+        lsfast.lanczos(A, start, 30, memory_limit=100)
+    lsfast.lanczos(A, start, 30, reorthogonalize="none", memory_limit=2 * 4 * N * 8)
 
 
 def test_agrees_with_the_reference():
@@ -82,7 +214,7 @@ def test_more_steps_than_n_end_at_breakdown():
     assert (T.beta[:, N - 1 :] == 0).all()
 
 
-@pytest.mark.parametrize("reorthogonalize", ["full", "none"])
+@pytest.mark.parametrize("reorthogonalize", ["full", "selective", "none"])
 def test_a_vector_of_length_one(reorthogonalize):
     T = lsfast.lanczos(torch.tensor([[-3.0]]), torch.tensor([[2.0]]), 3, reorthogonalize)
     assert T.steps.tolist() == [1]
@@ -165,7 +297,14 @@ def test_bad_arguments_are_named():
         ({"start": torch.ones(2, 5)}, r"start must have shape \[k, 4\]"),
         ({"start": start.double()}, "start must have dtype torch.float32"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"reorthogonalize": "selective"}, "reorthogonalize must be one of 'full', 'none', got 'selective'"),
+        ({"reorthogonalize": "twice"}, "must be one of 'full', 'selective', 'none', got 'twice'"),
+        ({"basis_dtype": torch.float16}, "basis_dtype must be float32, float64 or bfloat16, got torch.float16"),
+        (
+            {"reorthogonalize": "selective", "basis_dtype": torch.bfloat16},
+            "basis_dtype must be torch.float32 or wider for 'selective', got torch.bfloat16",
+        ),
+        ({"basis_device": "meta"}, "basis_device must be cpu, got meta"),
+        ({"memory_limit": 0}, "memory_limit must be at least 1, got 0"),
         ({"A": torch.eye(4, dtype=torch.float16), "start": start.half()}, "float32 or float64, got torch.float16"),
         ({"A": torch.ones(0, 0), "start": torch.ones(1, 0)}, "length 1 or more"),
     ]

@@ -1,9 +1,4 @@
-"""The operators themselves: against plain torch, their schemas, and bits that threads and instruction sets keep."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The operators of the recurrence: against plain torch, their schemas, and what they reject."""
 
 import pytest
 import torch
@@ -16,131 +11,159 @@ DTYPES = (torch.float32, torch.float64)
 SIZES = (1, 15, 16, 17, 1000, 1025, 8192, 20011)  # around lanes, chunks and units
 
 
-def problem(k, m, n, dtype):
-    basis = starts(k * m, n, dtype, seed=n).reshape(k, m, n)
-    return basis, starts(k, n, dtype, seed=n + 1), torch.linspace(-1, 1, k * m).reshape(k, m).double()
+def dots_with_bound(rows, v):
+    """Exact inner products and the bound of the kernels, see kChunk in csrc/spectrum/lanes_cpu.inl."""
+    epsilon = torch.finfo(v.dtype).eps / 2
+    products = rows.double() * v.double()
+    magnitude = products.abs().sum(-1)
+    return products.sum(-1), (130 + 1) * epsilon * magnitude + rows.shape[-1] * 2.0**-52 * magnitude
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_projections_and_subtraction_are_those_of_plain_torch(n, dtype):
-    k, m = 2, 7
-    basis, w, c = problem(k, m, n, dtype)
+def test_row_dots_are_those_of_plain_torch(n, dtype):
+    x, y = starts(3, n, dtype, seed=n), starts(3, n, dtype, seed=n + 1)
+    exact, _ = dots_with_bound(x, y)
+    magnitude = (x.double() * y.double()).abs().sum(1)
+    assert ((ops.row_dots(x, y) - exact).abs() <= 2 * (n / 16 + 20) * 2.0**-53 * magnitude).all()
+
+
+def pass_arguments(n, dtype, stored, k=2, count=7):
+    vectors = [starts(k, n, dtype, seed=n + i) for i in range(4)]
+    rows = starts(count * k, n, dtype, seed=n + 9).reshape(count, k, n).to(stored)
+    factors = starts(k, 4 + 2 * count, torch.float64, seed=n + 8)
+    return [*vectors, rows, torch.zeros(k, n, dtype=stored), factors]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.float64, torch.bfloat16),
+    ],
+)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_a_pass_is_what_plain_torch_gives(n, dtype, stored, count):
+    u, product, previous, following, rows, kept, factors = pass_arguments(n, dtype, stored, count=count)
+    before = u.double().clone()
+    sums = ops.lanczos_pass(u, product, previous, following, rows, kept, factors)
+    scale, of_current, of_previous = (factors[:, i, None] for i in range(3))
+    in_q, in_w = factors[:, 4 : 4 + count].T[:, :, None], factors[:, 4 + count :].T[:, :, None]
+    terms = [scale * before, *(-in_q * rows.double())]
+    q = torch.stack(terms).sum(0)
+    # Each of the coefficients, products and sums is rounded, one after the other.
     epsilon = torch.finfo(dtype).eps / 2
-
-    def project(rows, v):  # with the bound on the error of the kernel: see kChunk in csrc/spectrum/cpu.inl
-        exact = (rows.double() * v[:, None].double()).sum(2)
-        magnitude = (rows.double() * v[:, None].double()).abs().sum(2)
-        return exact, (130 + 1) * epsilon * magnitude + n * 2.0**-52 * magnitude
-
-    for count in range(1, m + 1):
-        result = ops.basis_project(basis, w, count)
-        exact, bound = project(basis[:, :count], w)
-        assert result.shape == (k, count)
-        assert ((result - exact).abs() <= bound).all()
-
-        part, new = c[:, :count].contiguous(), torch.empty_like(w)
-        second = ops.basis_subtract_project(basis, w, part, new)
-        exact_new = w.double() - (part[:, :, None] * basis[:, :count].double()).sum(1)
-        # Each of `count` products, sums and coefficients is rounded, and the difference.
-        terms = (part[:, :, None] * basis[:, :count].double()).abs().sum(1) + w.double().abs()
-        assert ((new.double() - exact_new).abs() <= (count + 3) * epsilon * terms).all()
-        exact, bound = project(basis[:, :count], new)
-        assert ((second - exact).abs() <= bound).all()
-
-        same = w.clone()
-        norm_squared = ops.basis_subtract_norm(basis, same, part)
-        assert torch.equal(same, new)
-        torch.testing.assert_close(norm_squared, (new.double() ** 2).sum(1), rtol=n * 2.0**-52, atol=0)
+    assert ((u.double() - q).abs() <= (count + 3) * epsilon * torch.stack(terms).abs().sum(0)).all()
+    terms = [
+        scale * product.double(),
+        *(-in_w * rows.double()),
+        -of_current * u.double(),
+        -of_previous * previous.double(),
+    ]
+    w = torch.stack(terms).sum(0)
+    assert ((following.double() - w).abs() <= (count + 5) * epsilon * torch.stack(terms).abs().sum(0)).all()
+    assert torch.equal(kept, u.to(stored))
+    others = torch.cat([rows.to(dtype), u[None], following[None]])
+    exact, bound = dots_with_bound(others, following)
+    assert ((sums.T - exact).abs() <= bound).all()
 
 
-def advance_arguments(k=3, n=50, m=4, dtype=torch.float32, step=1):
+def test_a_pass_over_columns_adds_up_to_the_whole():
+    n, cut = 5000, 2048  # a multiple of what is summed in one piece, so that the pieces are the same
+    whole, parts = pass_arguments(n, torch.float32, torch.float32), pass_arguments(n, torch.float32, torch.float32)
+    sums = ops.lanczos_pass(*whole)
+    halves = []
+    for columns in (slice(0, cut), slice(cut, n)):
+        halves.append(ops.lanczos_pass(*(x[..., columns] for x in parts[:-1]), parts[-1]))
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(halves[0] + halves[1], sums, rtol=0, atol=2.0**-50 * float(sums.abs().max()))
+
+
+def step_tables(k=3, m=4, step=1):
     alpha, beta, scale = (torch.full((k, m), 2.0, dtype=torch.float64) for _ in range(3))
-    tensors = (starts(k, n, dtype), torch.zeros(k, m, n, dtype=dtype), alpha, beta, scale, torch.full((k,), step))
-    norms = (tensors[0].double() ** 2).sum(1)
-    coefficients = torch.arange(1.0, 2 * k + 1, dtype=torch.float64).reshape(k, 2)
-    return (*tensors, norms, coefficients, 0.1 * coefficients, 1, step, 2, 1e-6)
+    return alpha, beta, scale, torch.full((k,), step), torch.zeros(k, m, dtype=torch.float64)
+
+
+def test_factors_undo_the_defect_of_the_current_vector():
+    # u = rho q + R'c of an orthonormal basis in which A is tridiagonal: A q must come out without another product.
+    n, step = 40, 5
+    A = torch.diag(torch.linspace(-1, 2, n).double()) + torch.diag(torch.linspace(0.5, 1.5, n - 1).double(), 1)
+    A = A + torch.triu(A, 1).T
+    rows, q = torch.eye(n).double()[:step], torch.eye(n).double()[step]
+    alpha, beta, _, _, defect = step_tables(k=1, m=8, step=step)
+    alpha[0], beta[0] = A.diagonal()[:8], A.diagonal(1)[:8]
+    defect[0, :step] = torch.linspace(0.01, -0.03, step)
+    rho = (1 - (defect[0] ** 2).sum()).sqrt()
+    u = (rho * q + defect[0, :step] @ rows)[None]
+    product, following = u @ A, torch.empty_like(u)
+    factors = ops.lanczos_begin((u * product).sum(1), defect, alpha, beta, None, step, step)
+    assert factors[0, 3].item() == pytest.approx(A[step, step].item(), rel=1e-13)
+    ops.lanczos_pass(u, product, rows[step - 1][None], following, rows[:, None].contiguous(), None, factors)
+    torch.testing.assert_close(u[0], q, rtol=0, atol=1e-15)
+    expected = A[step] - A[step, step] * q - A[step, step - 1] * rows[step - 1]
+    torch.testing.assert_close(following[0], expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_advance_normalizes_ends_and_skips_probes(dtype):
-    arguments = advance_arguments(dtype=dtype)
-    w, basis, alpha, beta, scale, steps, norms, first, second = arguments[:9]
-    before = w.clone()
+def test_the_end_of_a_step_normalizes_ends_and_skips_probes(dtype):
+    following = starts(3, 50, dtype)
+    before = following.clone()
+    alpha, beta, scale, steps, defect = step_tables()
     beta[1, 0] = 0.0  # ended at the step before
-    norms[2] = 1e-12 * 1e-12  # ends now
-    ops.lanczos_advance(*arguments)
+    sums = torch.tensor([[0.3, 0.2, 4.0], [0.3, 0.2, 4.0], [0.0, 0.0, 1e-24]], dtype=torch.float64)  # the last ends now
+    factors = torch.ones(3, 6, dtype=torch.float64)
+    ops.lanczos_end(factors, sums, following, alpha, beta, scale, steps, defect, 1, True, False, 1e-6)
     assert steps.tolist() == [2, 1, 2]
-    torch.testing.assert_close(alpha[:, 1], torch.tensor([2.2, 0.0, 6.6]).double(), rtol=1e-7, atol=0)
-    torch.testing.assert_close(beta[:, 1], torch.stack([norms[0].sqrt(), norms[1] * 0, norms[1] * 0]))
-    assert scale[0, 1].item() == pytest.approx(2.2 + 2.0 + norms[0].sqrt().item())
-    torch.testing.assert_close(w[0].double(), before[0].double() / norms[0].sqrt(), rtol=2e-7, atol=0)
-    assert not w[1:].any()
-    assert torch.equal(basis[:, 2], w)
-    assert not basis[:, [0, 1, 3]].any()
+    norm = (4.0 - 0.3**2 - 0.2**2) ** 0.5
+    assert alpha[:, 1].tolist() == [1.2, 0.0, 1.0]
+    assert beta[:, 1].tolist() == [pytest.approx(norm), 0.0, 0.0]
+    assert scale[0, 1].item() == pytest.approx(1.2 + 2.0 + norm)
+    torch.testing.assert_close(following[0], before[0] / 2, rtol=0, atol=0)
+    assert not following[1:].any()
+    assert defect.tolist() == [[0.15, 0.1, 0.0, 0.0], [0.0] * 4, [0.0] * 4]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [17, 1200])
 def test_operators_pass_opcheck(n, dtype):
-    k, m = 2, 3
-    basis, w, c = problem(k, m, n, dtype)
-    torch.library.opcheck(ops.basis_project.default, (basis, w, 2))
-    torch.library.opcheck(ops.basis_subtract_project.default, (basis, w, c, torch.empty_like(w)))
-    torch.library.opcheck(ops.basis_subtract_norm.default, (basis, w.clone(), c))
-    torch.library.opcheck(ops.lanczos_advance.default, advance_arguments(n=n, dtype=dtype))
+    x = starts(2, n, dtype)
+    alpha, beta, scale, steps, defect = step_tables(k=2)
+    arguments = pass_arguments(n, dtype, torch.float32, count=1)
+    factors, sums = arguments[-1], torch.ones(2, 3, dtype=torch.float64)
+    torch.library.opcheck(ops.row_dots.default, (x, x))
+    torch.library.opcheck(ops.lanczos_begin.default, (sums[:, 0].clone(), defect, alpha, beta, None, 1, 1))
+    torch.library.opcheck(ops.lanczos_pass.default, arguments)
     torch.library.opcheck(
-        ops.tridiagonal_eigen.default,
-        (torch.randn(k, m).double(), torch.rand(k, m).double(), torch.tensor([m, m - 1])),
+        ops.lanczos_end.default, (factors, sums, x, alpha, beta, scale, steps, defect, 1, True, False, 1e-6)
     )
+    torch.library.opcheck(ops.tridiagonal_eigen.default, (alpha, beta, torch.tensor([4, 3])))
 
 
 def test_operators_name_what_is_wrong():
-    basis, w, c = problem(2, 3, 40, torch.float32)
+    arguments = pass_arguments(40, torch.float32, torch.float32)
+    alpha, beta, _, _, defect = step_tables(k=2)
+
+    def changed(index, value):
+        return lambda: ops.lanczos_pass(*arguments[:index], value, *arguments[index + 1 :])
+
     cases = [
-        (lambda: ops.basis_project(basis, w, 4), r"basis_project: count must lie in 0\.\.3, got 4"),
-        (lambda: ops.basis_project(basis, w.double(), 1), "basis_project: basis must have the dtype of w"),
-        (lambda: ops.basis_project(basis[:, :, ::2], w[:, ::2], 1), "basis_project: w must be contiguous"),
-        (lambda: ops.basis_project(basis, w.half(), 1), "basis_project: w must be float32 or float64"),
-        (lambda: ops.basis_subtract_norm(basis, w, c.float()), "coefficients must be torch.Double, got torch.Float"),
-        (lambda: ops.basis_subtract_project(basis, w, c, w[:1]), "out must have the shape of w"),
-        (lambda: ops.lanczos_advance(*advance_arguments(step=4)), r"step must lie in 0\.\.3, got 4"),
+        (changed(0, arguments[0].half()), "lanczos_pass: current must be float32 or float64, got torch.Half"),
+        (changed(1, arguments[1][:1]), r"product must have shape \[2, 40\], got \[1, 40\]"),
+        (changed(3, arguments[3].double()), "next must have the dtype of current"),
+        (changed(2, arguments[2].T.contiguous().T), "previous must have contiguous rows"),
+        (changed(4, arguments[4][:3]), r"rows must have shape \[7 or more, 2, 40\]"),
+        (changed(4, None), "factors of 7 rows need rows"),
+        (changed(4, arguments[4].double()), "rows must have the dtype of current or a narrower one|dtype of rows"),
+        (changed(6, arguments[6].float()), "factors must be torch.Double, got torch.Float"),
+        (lambda: ops.row_dots(arguments[0], arguments[0][:, :3].contiguous()), "y must have the shape of x"),
+        (lambda: ops.lanczos_begin(alpha[:, 0].clone(), defect, alpha, beta, None, 4, 1), r"step must lie in 0\.\.3"),
+        (lambda: ops.lanczos_begin(alpha[:, 0].clone(), defect, alpha, beta, None, 1, 2), r"count must lie in 0\.\.1"),
     ]
     for call, message in cases:
         with pytest.raises(RuntimeError, match=message):
             call()
-
-
-DIGEST = """
-import hashlib, torch, lsfast
-torch.set_num_threads({threads})
-for dtype in (torch.float32, torch.float64):
-    diagonal = torch.linspace(-1, 3, 30011, dtype=dtype)
-    A = lsfast.aslinearoperator(lambda rows: rows * diagonal, n=30011, dtype=dtype)
-    s = lsfast.spectral_density(A, probes=3, steps=9)
-    start = torch.randn(2, 30011, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    for tensor in (
-        s.nodes, s.weights, *vars(lsfast.lanczos(A, start, 6)).values(), lsfast.lanczos(A, start, 6, "none").residual,
-        torch.tensor(lsfast.trace(A, num_products=3, distribution="gaussian").value),
-    ):
-        print(hashlib.sha256(tensor.numpy().tobytes()).hexdigest())
-"""
-
-
-def digest(capability, threads):
-    environment = os.environ | {"LSFAST_CPU_CAPABILITY": capability, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run(
-        [sys.executable, "-c", DIGEST.format(threads=threads)], env=environment, capture_output=True, text=True
-    )
-    if "this processor lacks it" in result.stderr or not result.stdout:
-        assert "lacks it" in result.stderr, result.stderr
-        return None
-    return result.stdout
-
-
-def test_bits_do_not_depend_on_threads_or_instruction_set():
-    first = digest("baseline", 1)
-    assert len(first.split()) == 18
-    assert digest("baseline", 2) == first
-    for capability in ("avx2", "avx512"):
-        assert digest(capability, 2) in (first, None)

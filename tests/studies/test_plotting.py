@@ -70,6 +70,79 @@ def test_the_density_of_a_symmetric_log_axis_integrates_to_one(density):
     assert np.trapezoid(above, np.arcsinh(x / threshold)) == pytest.approx(1.0, abs=1e-2)
 
 
+POSITIVE = torch.diag(torch.logspace(-6, 2, 90).double())
+
+
+def test_a_logarithmic_axis_shows_the_density_per_decade():
+    density = lsfast.spectral_density(POSITIVE, probes=3, steps=60, seed=0)
+    figure = plotting.spectral_density(density, scale="log", eigenvalues=torch.tensor([100.0, 50.0, 1e-9, -1.0]))
+    (axes,) = figure.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_xlabel() == r"eigenvalue $\lambda$"
+    assert axes.get_ylabel() == "density per decade"
+    curve, marks = axes.lines
+    assert sorted(marks.get_xdata()) == [50.0, 100.0]  # what is off the axis is not marked
+    x, y = (np.asarray(data) for data in curve.get_data())
+    shown = np.where(y > 1.01 * y.min(), y, 0.0)
+    # As on the symmetric axis, margins and floor hold less than 1e-2; a density per e would integrate to 0.43.
+    assert np.trapezoid(shown, np.log10(x)) == pytest.approx(1.0, abs=1e-2)
+    # 90 eigenvalues evenly over 8 decades, well away from the ends, where the quadrature resolves them.
+    middle = (x > 1e-3) & (x < 10)
+    assert np.median(y[middle]) == pytest.approx(1 / 8, rel=0.5)
+
+
+@pytest.mark.parametrize("scale", ["linear", "symlog", "log"])
+def test_the_legend_does_not_cover_the_curve(scale):
+    values = torch.linspace(1, 2, 300).double() if scale == "linear" else torch.logspace(-4, 1, 300).double()
+    figure = plotting.spectral_density(lsfast.spectral_density(torch.diag(values), 8, 40), scale=scale)
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    box = axes.get_legend().get_window_extent()
+    places = axes.transData.transform(np.column_stack(axes.lines[0].get_data()))
+    assert not any(box.contains(*place) for place in places)
+
+
+def test_the_share_of_zeros_is_named_on_a_logarithmic_axis():
+    values = torch.cat([torch.zeros(80), torch.linspace(1, 2, 20)]).double()
+    density = lsfast.spectral_density(torch.diag(values), probes=50, steps=30)
+    figure = plotting.spectral_density(density, scale="log")
+    assert "(80% at or below 2.8e-14 not shown)" in figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_xlim()[0] > 0.9
+    with pytest.raises(ValueError, match="'log' must be given a positive eigenvalue, got 0 as the largest"):
+        plotting.spectral_density(lsfast.spectral_density(torch.zeros(4, 4), 2, 4), scale="log")
+    with pytest.raises(ValueError, match="must have no negative eigenvalues"):
+        plotting.spectral_density(lsfast.spectral_density(MATRIX, 2, 20), scale="log")
+
+
+def pairs_of(values, residuals):
+    values, residuals = (torch.tensor(x, dtype=torch.float64) for x in (values, residuals))
+    return lsfast.Eigenpairs(values, torch.eye(len(values), dtype=torch.float64), residuals)
+
+
+def test_eigenvalues_are_drawn_by_rank_with_bars_of_their_residuals(tmp_path):
+    pairs = pairs_of([-2.0, 5.0, 1.0], [0.5, 0.1, 0.0])
+    figure = plotting.eigenvalues(pairs, tmp_path / "e.png", title="t")
+    upper, lower = figure.axes
+    (container,) = upper.containers
+    points, _, (bars,) = container.lines
+    assert list(points.get_xdata()) == [1, 2, 3]
+    assert list(points.get_ydata()) == [5.0, 1.0, -2.0]
+    assert [tuple(segment[:, 1]) for segment in bars.get_segments()] == [(4.9, 5.1), (1.0, 1.0), (-2.5, -1.5)]
+    relative = lower.lines[0].get_ydata()
+    assert list(relative[[0, 2]]) == [0.02, 0.1]
+    assert np.isnan(relative[1])  # no logarithm of zero
+    assert upper.get_yscale() == "linear"
+    assert pixels(tmp_path / "e.png").size > 0
+
+
+@pytest.mark.parametrize("values", [[100.0, 3.0, 1.0], [0.0], [0.0, 0.0], list(range(1, 26))])
+def test_eigenvalues_are_drawn_whatever_they_are(values, tmp_path):
+    figure = plotting.eigenvalues(pairs_of(values, [0.0] * len(values)), tmp_path / "e.png")
+    assert figure.axes[0].get_yscale() == ("log" if values[0] == 100.0 else "linear")
+    assert len(figure.axes[1].get_xticks()) <= 10
+    assert pixels(tmp_path / "e.png").size > 0
+
+
 def test_a_grid_is_drawn_with_its_first_axis_horizontal(tmp_path):
     figure = plotting.loss_grid(grid_of(bowl(61, 81)), tmp_path / "g.png", title="t")
     axes = figure.axes[0]
@@ -151,8 +224,8 @@ def test_a_figure_that_cannot_be_written_leaves_nothing_behind(tmp_path):
         (lambda: plotting.loss_surface(grid_of(torch.zeros(3))), "grid must have two directions, got 1"),
         (lambda: plotting.loss_grid(grid_of(torch.full((2, 2), torch.nan))), "grid must have a finite value, got none"),
         (
-            lambda: plotting.spectral_density(lsfast.spectral_density(MATRIX, 1, 4), scale="log"),
-            "scale must be one of 'linear', 'symlog', got 'log'",
+            lambda: plotting.spectral_density(lsfast.spectral_density(MATRIX, 1, 4), scale="ln"),
+            "scale must be one of 'linear', 'symlog', 'log', got 'ln'",
         ),
     ],
 )
