@@ -25,20 +25,6 @@ def test_parameter_points_have_the_bits_of_the_cpu(d, dtype):
     assert torch.equal(parameter_points(theta.cuda(), directions.cuda(), coordinates.cuda()).cpu(), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_spectral_density_is_that_of_the_cpu(dtype):
-    eigenvalues = torch.cat([torch.linspace(0, 1, 5000, dtype=dtype), torch.tensor([5.0, 9.0], dtype=dtype)])
-    densities = []
-    for device in ("cpu", "cuda"):
-        values = eigenvalues.to(device)
-        A = lsfast.aslinearoperator(lambda rows, v=values: rows * v, n=5002, dtype=dtype, device=device)
-        densities.append(lsfast.spectral_density(A, probes=3, steps=20, seed=0))
-    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
-    for k in range(1, 5):
-        assert densities[1].moment(k).value == pytest.approx(densities[0].moment(k).value, rel=tolerance)
-    assert float(densities[1].nodes.max()) == pytest.approx(9.0, rel=1e-5)
-
-
 def test_products_grids_and_eigenvalues_of_a_model_are_those_of_the_cpu():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 5)).double()

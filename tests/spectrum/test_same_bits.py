@@ -15,7 +15,7 @@ for dtype in (torch.float32, torch.float64):
     narrow = lsfast.lanczos(A, start, 6, basis_dtype=torch.bfloat16)
     add(s.nodes, s.weights, T.alpha, T.beta, T.basis, T.residual, narrow.alpha, narrow.basis)
     add(lsfast.lanczos(A, start, 6, "none").residual, lsfast.lanczos(A, start, 30, "selective").alpha)
-    add(torch.tensor(lsfast.trace(A, num_products=3, distribution="gaussian").value))
+    add(torch.tensor([lsfast.trace(A, num_products=3, distribution="gaussian").value]))
     for n in (33, 20011):
         basis = torch.randn(11, n, generator=generator, dtype=torch.float64).to(dtype)
         W = torch.randn(9, n, generator=generator, dtype=torch.float64).to(dtype)

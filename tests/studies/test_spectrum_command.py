@@ -264,7 +264,7 @@ def test_options_are_handed_on_only_if_given(monkeypatch, no_figures):
     assert run("--eigs", 1, "--steps", 4, "--traces", 0, *given) == 0
     density, pairs = Path("out") / "density.checkpoint.npz", Path("out") / "eigenvalues.checkpoint.npz"
     assert seen[0] == {"progress": False, "checkpoint": density}
-    assert seen[1] == {"progress": False, "checkpoint": pairs, "seed": 0}
+    assert seen[1] == {"progress": False, "checkpoint": pairs, "seed": 0, "memory_limit": None}
     chosen = {
         "reorthogonalize": "selective",
         "basis_dtype": torch.bfloat16,
