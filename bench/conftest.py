@@ -3,7 +3,7 @@
 A benchmark first checks its result, then calls ``compare(name, size, ours, reference, ...)``. pytest-benchmark times
 ours; the reference is run and timed before each round, so that both see the same state of the machine. On a GPU both
 are timed by device events. What is no such pair of times goes into the table by ``record``. ``--results FILE`` writes
-the table with what it was measured on as JSON.
+the table with what it was measured on as JSON, in place of the rows of the same rooms.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 import lsfast
 from lsfast import _native
 
+_ROOMS = ("curvature", "landscape", "quantization", "spectrum")
 _rows: list[dict[str, Any]] = []
 
 
@@ -168,6 +169,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _write(path: Path, device: str) -> None:
+    """Write the rows, each with its commit; rows of rooms that did not run now stay, if the machine is the same."""
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     machine = {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
@@ -176,7 +178,11 @@ def _write(path: Path, device: str) -> None:
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device == "cuda" else None,
         "lsfast": lsfast.__version__,
-        "commit": described.stdout.strip(),
     }
+    before = json.loads(path.read_text()) if path.exists() else {"machine": machine, "rows": []}
+    measured = {row["room"] for row in _rows}
+    kept = [row for row in before["rows"] if row["room"] not in measured] if before["machine"] == machine else []
+    rows = kept + [row | {"commit": described.stdout.strip()} for row in _rows]
+    rows.sort(key=lambda row: _ROOMS.index(row["room"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "rows": _rows}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

@@ -16,7 +16,7 @@ def table(results: dict) -> str:
     lines = ["| operation | size | against | ratio |", "|---|---|---|---|"]
     for row in results["rows"]:
         if row.get("room") != "curvature":
-            lines.append(f"| {row['operation']} | {row['size']} | {row['reference']} | {row['ratio']:.2f} |")
+            lines.append(f"| {row['operation']} | {row['size']} | {row['reference']} | {_cell(row)} |")
     return "\n".join([*lines, "", measured_on(results["machine"])])
 
 

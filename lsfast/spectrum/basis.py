@@ -106,10 +106,16 @@ class Basis:
         pinned = plan.staged and torch.cuda.is_available()
         self.pieces = [torch.zeros(shape, dtype=dtype, device=plan.device, pin_memory=pinned) for shape in shapes]
 
+    def settled(self) -> list[Tensor]:
+        """Pieces of columns [steps, k, width], once what is on its way to them has arrived."""
+        if self.staged and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self.pieces
+
     def rows(self) -> Tensor:
         """All rows as [k, steps, n]; a view where they are one tensor."""
-        whole = self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces, 2)
-        return whole.transpose(0, 1)
+        pieces = self.settled()
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)).transpose(0, 1)
 
     def lanczos_pass(
         self, current: Tensor, product: Tensor, previous: Tensor | None, following: Tensor, factors: Tensor,

@@ -171,7 +171,7 @@ class Recurrence:
         tables |= {"step": torch.tensor(self.step), "ring": self.ring}
         if self.basis is not None:
             kept = self.step + 1 if self.in_rows else self.step
-            tables |= {f"basis {i}": piece[:kept] for i, piece in enumerate(self.basis.pieces)}
+            tables |= {f"basis {i}": piece[:kept] for i, piece in enumerate(self.basis.settled())}
         if self.converged is not None:
             tables |= self.converged.state()
         return tables
