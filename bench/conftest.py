@@ -23,7 +23,6 @@ import torch
 import lsfast
 from lsfast import _native
 
-_ROOMS = ("curvature", "landscape", "quantization", "spectrum")
 _rows: list[dict[str, Any]] = []
 
 
@@ -183,6 +182,6 @@ def _write(path: Path, device: str) -> None:
     measured = {row["room"] for row in _rows}
     kept = [row for row in before["rows"] if row["room"] not in measured] if before["machine"] == machine else []
     rows = kept + [row | {"commit": described.stdout.strip()} for row in _rows]
-    rows.sort(key=lambda row: _ROOMS.index(row["room"]))
+    rows.sort(key=lambda row: str(row["room"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

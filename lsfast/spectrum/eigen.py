@@ -17,7 +17,7 @@ from lsfast.checkpoint import Checkpoint
 from lsfast.operator import LinearOperator, aslinearoperator
 from lsfast.program.memory import free_memory
 from lsfast.spectrum.krylov import BlockKrylovSpace
-from lsfast.spectrum.probes import check_symmetric, dots, draw, normalize, real_operator
+from lsfast.spectrum.probes import check_starts, check_symmetric, dots, draw, normalize, real_operator
 from lsfast.spectrum.search import Search, by_preference
 
 WHICH = ("LM", "LA", "SA", "BE")
@@ -135,14 +135,12 @@ def eigsh(
     checks.one_of("eigsh", "which", which, WHICH)
     if tolerance is None:
         tolerance = torch.finfo(operator.dtype).eps ** (2 / 3)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-        raise TypeError(f"eigsh: tolerance must be a number, got {tolerance!r}")
-    if not 0.0 < tolerance < 1.0:
+    if not 0.0 < checks.finite_number("eigsh", "tolerance", tolerance) < 1.0:
         raise ValueError(f"eigsh: tolerance must lie between 0 and 1, got {tolerance}")
     checks.seed("eigsh", seed)
     block = 1 if block is None else checks.positive_integer("eigsh", "block", block)
     if start is not None:
-        _check_start(operator, start)
+        check_starts("eigsh", operator, start, "p")
         block = min(block, start.shape[0])
     block = min(block, n)
     dimension = _dimension(operator, k, block, memory_limit)
@@ -200,17 +198,6 @@ def _dimension(A: LinearOperator, k: int, block: int, memory_limit: int | None) 
             f"with blocks of {block}, got {limit}{'' if memory_limit is not None else ', half of what is free'}"
         )
     return min(_usual_dimension(n, k, block), fits)
-
-
-def _check_start(A: LinearOperator, start: Tensor) -> None:
-    """Raise unless ``start`` is [p, n] like the vectors of A, its rows finite and not 0."""
-    n = A.shape[0]
-    checks.like("eigsh", "start", start, A.dtype, A.device)
-    if start.dim() != 2 or start.shape[0] == 0 or start.shape[1] != n:
-        raise ValueError(f"eigsh: start must have shape [p, {n}] with p of 1 or more, got {list(start.shape)}")
-    unusable = (~start.isfinite().all(1) | (start == 0).all(1)).nonzero().flatten().tolist()
-    if unusable:
-        raise ValueError(f"eigsh: start must have finite rows that are not 0, got row {unusable[0]} that is not so")
 
 
 def _mark(A: LinearOperator, start: Tensor) -> float:

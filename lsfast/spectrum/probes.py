@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lsfast import checks
 from lsfast._native import ops
 from lsfast.operator import LinearOperator
 from lsfast.seeds import generator
@@ -40,6 +41,20 @@ def dots(rows: Tensor, others: Tensor) -> Tensor:
 def normalize(rows: Tensor) -> Tensor:
     """Rows [k, n] divided by their norms; the norms are made in float64."""
     return rows.clone().div_(dots(rows, rows).sqrt()[:, None])
+
+
+def check_starts(function: str, A: LinearOperator, start: Tensor, count: str) -> None:
+    """Raise unless ``start`` is [count, n] like the vectors of A, its rows finite and not 0."""
+    n = A.shape[0]
+    checks.like(function, "start", start, A.dtype, A.device)
+    if start.dim() != 2 or start.shape[0] == 0 or start.shape[1] != n:
+        got = list(start.shape)
+        raise ValueError(f"{function}: start must have shape [{count}, {n}] with {count} of 1 or more, got {got}")
+    unusable = (~start.isfinite().all(1) | (start == 0).all(1)).nonzero().flatten().tolist()
+    if unusable:
+        raise ValueError(
+            f"{function}: start must have finite rows that are not 0, got row {unusable[0]} that is not so"
+        )
 
 
 def check_symmetric(function: str, A: LinearOperator) -> float:

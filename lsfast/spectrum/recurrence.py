@@ -13,7 +13,7 @@ from lsfast import checks
 from lsfast._native import ops
 from lsfast.operator import LinearOperator, aslinearoperator
 from lsfast.spectrum.basis import Basis, Plan, plan
-from lsfast.spectrum.probes import check_symmetric, normalize, real_operator
+from lsfast.spectrum.probes import check_starts, check_symmetric, normalize, real_operator
 from lsfast.spectrum.ritz import ConvergedVectors
 
 _TABLES = ("alpha", "beta", "scale", "defect", "steps_taken")
@@ -73,13 +73,13 @@ class Recurrence:
         )
         self.defect = torch.zeros((k, steps), dtype=torch.float64, device=device)
         self.steps_taken = torch.zeros(k, dtype=torch.int64, device=device)
-        self.sums = self.defect
+        self.sums: Tensor  # of the last pass
         self.basis: Basis | None = None
         if plan.reorthogonalize != "none":
             self.basis = Basis(plan, steps, k, n)
         # Where rows are kept as the recurrence needs them, a vector is born in its row.
         self.in_rows = self.basis is not None and not plan.staged and plan.dtype == work
-        self.narrow = plan.dtype.itemsize < work.itemsize
+        self.narrow = self.basis is not None and plan.dtype.itemsize < work.itemsize
         self.tolerance = breakdown_tolerance(A)
         if self.narrow:  # a vector of this length is made of what subtracting rounded rows twice leaves
             self.tolerance = max(self.tolerance, torch.finfo(plan.dtype).eps ** 2)
@@ -105,11 +105,11 @@ class Recurrence:
         if self.converged is not None and self.converged.values is not None:
             ritz, count = self.converged.values, self.converged.values.shape[1]
         factors = ops.lanczos_begin(dots, self.defect, self.alpha, self.beta, ritz, j, count)
-        self.sums = self._pass(current, product, previous, following, factors, store=not self.in_rows)
+        self.sums = self._pass(j, current, product, previous, following, factors, store=not self.in_rows)
         if self.narrow or self.converged is not None:
             # What is left is not of the order of the vectors' own rounding, or not subtracted in the next step.
             factors[:, 3] += self.sums[:, count]
-            self.sums = self._subtract(factors[:, 0] != 0.0)
+            self.sums = self._subtract(j, factors[:, 0] != 0.0)
         ops.lanczos_end(
             factors, self.sums, following, self.alpha, self.beta, self.scale, self.steps_taken, self.defect,
             j, full, j + 1 == self.taken, self.tolerance,
@@ -134,34 +134,33 @@ class Recurrence:
         """Return what `lanczos` returns, after the last step."""
         residual = self.vector(self.taken)
         if self.basis is not None and self.plan.reorthogonalize == "full":
-            self.step -= 1
-            self._subtract(self.beta[:, self.step] > 0)
-            self.step += 1
+            self._subtract(self.taken - 1, self.beta[:, self.taken - 1] > 0)
         rows = None if self.basis is None else self.basis.rows()
         beta = self.beta[:, : self.steps - 1]
         return Tridiagonal(self.alpha, beta, rows, residual.to(self.A.dtype), self.steps_taken)
 
     def _pass(
-        self, current: Tensor, product: Tensor, previous: Tensor | None, following: Tensor, factors: Tensor, store: bool
-    ) -> Tensor:
+        self, step: int, current: Tensor, product: Tensor, previous: Tensor | None, following: Tensor, factors: Tensor,
+        store: bool,
+    ) -> Tensor:  # fmt: skip
         """Run the operator `lanczos_pass` on the rows that vectors are made orthogonal to."""
         if self.basis is not None and self.converged is None:
-            return self.basis.lanczos_pass(current, product, previous, following, factors, self.step, store)
+            return self.basis.lanczos_pass(current, product, previous, following, factors, step, store)
         rows = None if self.converged is None else self.converged.rows
         sums: Tensor = ops.lanczos_pass(current, product, previous, following, rows, None, factors)
         if self.basis is not None and store:
-            self.basis.pieces[0][self.step].copy_(current)
+            self.basis.pieces[0][step].copy_(current)
         return sums
 
-    def _subtract(self, live: Tensor) -> Tensor:
-        """Subtract the projections of the next vector on rows and current vector at once; return those left."""
-        current, following = self.vector(self.step), self.vector(self.step + 1)
+    def _subtract(self, step: int, live: Tensor) -> Tensor:
+        """Subtract the projections of the vector after `step` on rows and current vector at once; return those left."""
+        current, following = self.vector(step), self.vector(step + 1)
         count = self.sums.shape[1] - 2
         factors = self.sums.new_zeros(len(current), 4 + 2 * count)
         factors[:, 0] = live
         factors[:, 1] = self.sums[:, count] * live
         factors[:, 4 + count :] = self.sums[:, :count] * live[:, None]
-        return self._pass(current, following, None, following, factors, store=False)
+        return self._pass(step, current, following, None, following, factors, store=False)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -268,15 +267,9 @@ def lanczos(
     """
     operator = real_operator("lanczos", aslinearoperator(A))
     checks.positive_integer("lanczos", "steps", steps)
-    checks.like("lanczos", "start", start, operator.dtype, operator.device)
-    n = operator.shape[0]
-    if start.dim() != 2 or start.shape[0] == 0 or start.shape[1] != n:
-        raise ValueError(f"lanczos: start must have shape [k, {n}] with k of 1 or more, got {list(start.shape)}")
-    unusable = (~start.isfinite().all(1) | (start == 0).all(1)).nonzero().flatten().tolist()
-    if unusable:
-        raise ValueError(f"lanczos: start must have finite rows that are not 0, got row {unusable[0]} that is not so")
+    check_starts("lanczos", operator, start, "k")
     layout = plan("lanczos", operator, reorthogonalize, basis_dtype, basis_device, memory_limit)
-    k = start.shape[0]
+    k, n = start.shape
     if layout.probes_at_once("lanczos", steps, n, k) < k:
         need = k * layout.bytes_of_probe(steps, n)
         raise ValueError(f"lanczos: memory_limit must be {need} bytes or more for {k} probes, got {layout.limit}")

@@ -26,7 +26,7 @@ class ConvergedVectors:
     """
 
     def __init__(self, A: LinearOperator) -> None:
-        self.tolerance = torch.finfo(A.dtype).eps ** 0.5
+        self.tolerance, self.device = torch.finfo(A.dtype).eps ** 0.5, A.device
         self.rows: Tensor | None = None
         self.values: Tensor | None = None
         self.counts: list[int] = []
@@ -87,6 +87,5 @@ class ConvergedVectors:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         if "ritz vectors" in state:
-            device = self.rows.device if self.rows is not None else state["ritz vectors"].device
-            self.rows, self.values = state["ritz vectors"].to(device), state["ritz values"].to(device)
+            self.rows, self.values = (state[name].to(self.device) for name in ("ritz vectors", "ritz values"))
             self.counts = state["ritz counts"].tolist()

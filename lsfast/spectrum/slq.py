@@ -124,9 +124,7 @@ def spectral_density(
 
 
 def _check_rtol(rtol: float, probes: int, max_probes: int) -> None:
-    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)):
-        raise TypeError(f"spectral_density: rtol must be a number, got {rtol!r}")
-    if not 0.0 < rtol < float("inf"):
+    if not checks.finite_number("spectral_density", "rtol", rtol) > 0.0:
         raise ValueError(f"spectral_density: rtol must be above 0, got {rtol}")
     if not 2 <= probes <= max_probes:
         raise ValueError(f"spectral_density: probes must lie in 2..max_probes = {max_probes} with rtol, got {probes}")

@@ -15,13 +15,13 @@ from lsfast.curvature import FisherOperator, GGNOperator, HessianOperator
 from lsfast.env import environment
 from lsfast.objective import Objective
 from lsfast.spectrum import eigsh, parameter_traces, spectral_density
+from lsfast.spectrum.eigen import WHICH
 from lsfast.studies.spectrum_table import SpectrumReport
 
 if TYPE_CHECKING:
     import os
 
 OPERATORS = {"hessian": HessianOperator, "ggn": GGNOperator, "fisher": FisherOperator}
-WHICH = ("LM", "LA", "SA", "BE")
 _CHECKPOINTS = ("density.checkpoint.npz", "eigenvalues.checkpoint.npz")
 
 
