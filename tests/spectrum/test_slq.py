@@ -119,6 +119,29 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, after, reorthogon
     assert len(counts) == 1
 
 
+def test_a_resumed_run_keeps_the_groups_of_the_checkpoint_whatever_memory_there_is_now(tmp_path):
+    failing, _ = stopping(after=4)
+    with pytest.raises(Stop):
+        lsfast.spectral_density(
+            failing, probes=6, steps=9, memory_limit=2 * 13 * N * 8, checkpoint=tmp_path / "run.npz", checkpoint_steps=3
+        )
+    counts = []
+    lsfast.spectral_density(diagonal_operator(rows=counts), probes=6, steps=9, checkpoint=tmp_path / "run.npz")
+    assert counts == [2] + 6 * [2] + 18 * [2]
+
+
+def test_a_product_that_is_not_finite_is_named_by_its_probe_among_all():
+    calls, diagonal = [], spectra()["outliers"]
+
+    def product(rows):
+        calls.append(None)
+        return rows * diagonal * (float("nan") if len(calls) == 12 else 1.0)
+
+    A = lsfast.aslinearoperator(product, n=N, dtype=torch.float64)
+    with pytest.raises(ValueError, match="spectral_density: .*NaN or Inf at step 1 of probe 2"):
+        lsfast.spectral_density(A, probes=4, steps=9, memory_limit=2 * 13 * N * 8)
+
+
 def test_more_probes_continue_after_those_of_the_checkpoint(tmp_path):
     counts = []
     A = diagonal_operator(rows=counts)
