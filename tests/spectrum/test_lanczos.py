@@ -90,7 +90,8 @@ def test_selective_reorthogonalization_leaves_no_ghosts(name, dtype):
         # A step loses eps |A| / beta between neighbours besides.
         epsilon = torch.finfo(dtype).eps
         loss = max(epsilon**0.5, epsilon * norm_of(name) / float(T.beta[probe, : size - 1].min()))
-        assert (Q @ Q.T - torch.eye(size)).abs().max() <= 10 * loss
+        room = 1 if name == "outliers" else 10  # clustered pairs converge together, each with its own loss
+        assert (Q @ Q.T - torch.eye(size)).abs().max() <= room * loss
         if name == "outliers":
             for outlier in (20.0, 35.0, 60.0):
                 assert int(((nodes - outlier).abs() < 1e-3).sum()) == 1
