@@ -44,6 +44,37 @@ def batch_count(data: Any) -> int:
         return sum(1 for _ in data)
 
 
+def subsample(data: Any, rows: int, seed: int) -> list[tuple[Any, Any]]:
+    """Return `rows` rows of the data, drawn at random without replacement, as a list of its batches."""
+    counts = [_rows(targets) for _, targets in batches(data)]
+    total = sum(counts)
+    if rows > total:
+        raise ValueError(f"subset: rows must be at most the {total} of the data, got {rows}")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    chosen, first = [], 0
+    for (inputs, targets), count in zip(batches(data), counts, strict=True):
+        mine = order[(order >= first) & (order < first + count)] - first
+        first += count
+        if len(mine):
+            chosen.append((rows_of(inputs, mine, count), rows_of(targets, mine, count)))
+    return chosen
+
+
+def rows_of(value: Any, index: Tensor, count: int) -> Any:
+    """Return some rows of every tensor of inputs or targets, each of `count` rows."""
+    if isinstance(value, Tensor):
+        if value.dim() == 0:
+            return value
+        if value.shape[0] != count:
+            raise ValueError(f"subset: tensors of a batch must have {count} rows, got {list(value.shape)}")
+        return value[index.to(value.device)]
+    if isinstance(value, Mapping):
+        return {key: rows_of(item, index, count) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(rows_of(item, index, count) for item in value)
+    return value
+
+
 def check_data(data: Any) -> None:
     """Raise unless `data` is a pair, or can be walked over more than once."""
     if _is_pair(data):
@@ -114,6 +145,22 @@ def denominator_of(loss_fn: Any) -> Count:
 def is_elementwise(loss_fn: Any) -> bool:
     """Whether this is a loss of PyTorch over the elements of its outputs."""
     return isinstance(loss_fn, _BY_ELEMENT) or any(loss_fn is known for known in _BY_ELEMENT_FUNCTIONS)
+
+
+def is_known_loss(loss_fn: Any) -> bool:
+    """Whether this is a loss of PyTorch over classes or elements, which can be taken apart by rows."""
+    by_class = isinstance(loss_fn, _BY_CLASS) or loss_fn is functional.cross_entropy or loss_fn is functional.nll_loss
+    return by_class or is_elementwise(loss_fn)
+
+
+def class_weights(targets: Tensor, weight: Tensor | None, ignored: int) -> Tensor:
+    """Return the weight of each row in a mean over classes [rows], float64: 0 for ignored ones, 1 for probabilities."""
+    if targets.dtype.is_floating_point:
+        rows = targets.numel() // targets.shape[1] if targets.dim() > 1 else 1
+        return torch.ones(rows, dtype=torch.float64, device=targets.device)
+    flat = targets.reshape(-1)
+    kept = flat != ignored
+    return kept.double() if weight is None else weight.double()[torch.where(kept, flat, 0)] * kept
 
 
 def _class_count(targets: Tensor, weight: Tensor | None, ignored: int) -> float:

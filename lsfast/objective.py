@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lsfast import checks
-from lsfast.data import batch_count, batches, call_arguments, check_data, check_device, denominator_of, tensors_in
+from lsfast.data import batches, call_arguments, check_data, check_device, denominator_of, subsample, tensors_in
+from lsfast.formats import QuantScheme
+from lsfast.formats import scheme as scheme_of
 from lsfast.program import autograd
 from lsfast.program.autograd import batch_gradient
+from lsfast.program.evaluation import evaluate_points
 from lsfast.program.explain import Explanation, explain
 from lsfast.program.graph import Program
 from lsfast.program.linearization import Linearization, program_of
 from lsfast.program.memory import free_memory
-from lsfast.program.points import parameter_points
+from lsfast.program.point_sets import Points, chosen_points, points_along
 from lsfast.program.precision import PRECISIONS
 
 Metric = Callable[[Any, Any], Any]
@@ -41,12 +44,19 @@ class Evaluation:
     ----------
     values
         [g] float64, the loss at each point (NaN and Inf are kept as they come).
+    stderr
+        [g] float64, the standard error of each as a mean over rows of data drawn at random (targets that are not
+        ignored, for losses of classes); over batches where a loss cannot be taken apart; NaN for a single one.
     metrics
         name -> [g] float64, the mean over the data of each metric asked for.
+    points_at_once
+        How many points were evaluated together.
     """
 
     values: Tensor
+    stderr: Tensor
     metrics: dict[str, Tensor]
+    points_at_once: int
 
 
 class Objective:
@@ -264,9 +274,17 @@ class Objective:
         coordinates: Tensor | None = None,
         metrics: Mapping[str, Metric] | None = None,
         points: Tensor | None = None,
+        batch_norm: str = "eval",
+        scheme: str | QuantScheme | None = None,
+        seed: int | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+        points_at_once: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Evaluation:
         """Evaluate the loss at g points: origin + coordinates [g, d] @ directions [d, n], or at `points` [g, n].
+
+        The program engine takes many points together (`lsfast.program.evaluation`); a model it cannot capture, and a
+        call for fewer than four points, is evaluated point by point.
 
         Parameters
         ----------
@@ -278,32 +296,60 @@ class Objective:
             name -> ``metric(outputs, targets)``, a mean over the batch, averaged over batches by their rows.
         points
             [g, n], in place of the three above.
+        batch_norm
+            What batch norms in eval mode normalize by: ``"eval"``, their running statistics; ``"recompute"``, mean and
+            (biased) variance over all the data at each point, as if the data were one batch in train mode.
+        scheme
+            A number format (or its name): at every point the weights that `lsfast.studies.quantizable_parameters`
+            names are rounded to it.
+        seed
+            For a scheme with stochastic rounding; all points draw the same numbers.
+        buffers
+            name -> [1 + d, *shape]: a floating buffer that moves with the coordinates, row 0 plus their products with
+            the others; with `points`, name -> [g, *shape].
+        points_at_once
+            How many points are evaluated together; None: as many as fit a block of cache and `memory_limit`. What is
+            in one product may decide its last bit, so a run that is to repeat another to the bit passes its number.
         progress
             Called with the number of points done since the last call.
 
         Raises
         ------
         ValueError
-            If points or coordinates are none, or do not fit the parameters in shape, dtype or device.
+            If points or coordinates are none, do not fit the parameters in shape, dtype or device, or the engine cannot
+            do what is asked for: statistics of batch norms without a captured program, metrics without one output.
         """
-        if (points is None) == (directions is None or coordinates is None):
-            raise ValueError("evaluate: give either points, or both directions and coordinates")
-        if points is None:
-            assert directions is not None
-            assert coordinates is not None
-            start = self.parameters if origin is None else origin
-            chunks = self._points_in_chunks(start, directions, coordinates)
-        else:
-            checks.like("evaluate", "points", points, self.dtype, self.device)
-            if points.dim() != 2 or points.shape[1] != self.n or len(points) == 0:
-                raise ValueError(f"evaluate: points must have shape [g, {self.n}], got {list(points.shape)}")
-            chunks = iter([points])
+        where = self._where(origin, directions, coordinates, points, scheme, seed, buffers)
+        checks.one_of("evaluate", "batch_norm", batch_norm, ("eval", "recompute"))
+        if points_at_once is not None:
+            checks.positive_integer("evaluate", "points_at_once", points_at_once)
+        recompute = batch_norm == "recompute"
+        found, together = evaluate_points(self, where, dict(metrics or {}), recompute, points_at_once, progress)
+        values = found.values
+        if self.weight_decay:
+            values = values + 0.5 * self.weight_decay * where.squared_norms(self.names)
+        return Evaluation(values, found.stderr, found.metrics, together)
+
+    def subset(self, rows: int, seed: int = 0) -> Objective:
+        """Return the same objective over a fixed random subsample of the data: `rows` rows without replacement.
+
+        The batches keep their order, the rows theirs within a batch. They are held in memory.
+
+        Raises
+        ------
+        ValueError
+            If the data has fewer rows, or tensors of a batch differ in their first axis.
+
+        Examples
+        --------
+        >>> objective.subset(4).loss()
+        """
+        checks.positive_integer("subset", "rows", rows)
+        checks.seed("subset", seed)
         with self.undisturbed():
-            count = batch_count(self.data) if progress is not None else 1
-        found = [self._evaluate_chunk(chunk, dict(metrics or {}), progress, count) for chunk in chunks]
-        values = torch.cat([value for value, _ in found])
-        names = metrics or {}
-        return Evaluation(values, {name: torch.cat([at_chunk[name] for _, at_chunk in found]) for name in names})
+            chosen = copy.copy(self)
+            chosen.data = subsample(self.data, rows, seed)
+        return chosen
 
     # -- what the engines stand on ------------------------------------------------------------------------------------
 
@@ -361,46 +407,41 @@ class Objective:
             raise ValueError("Objective: data must count more than zero targets, got none")
         return total if self.reduction == "sum" else total.div_(counted)
 
-    def _evaluate_chunk(
-        self, points: Tensor, metrics: dict[str, Metric], progress: Callable[[int], object] | None, data_batches: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics at points [g, n]; each batch is read once for all of them."""
-        named = [self.unflatten(point) for point in points]
-        sums = {name: torch.zeros(len(points), dtype=torch.float64, device=self.device) for name in metrics}
-        rows = evaluated = 0
-
-        def losses(inputs: Any, targets: Any) -> Tensor:
-            nonlocal rows, evaluated
-            count = next(tensors_in(targets)).shape[0] if metrics else 0
-            rows += count
-            values = []
-            for index, parameters in enumerate(named):
-                outputs = self.outputs(parameters, inputs)
-                values.append(self.batch_loss(outputs, targets).double())
-                for name, metric in metrics.items():
-                    sums[name][index] += count * torch.as_tensor(metric(outputs, targets)).double()
-                evaluated += 1
-                if progress is not None and evaluated % data_batches == 0:
-                    progress(1)
-            return torch.stack(values)
-
-        with torch.no_grad():
-            values = self.over_batches(losses)
-            if self.weight_decay:
-                values += 0.5 * self.weight_decay * points.double().square().sum(1)
-        return values, {name: total / rows for name, total in sums.items()}
-
-    def _points_in_chunks(self, origin: Tensor, directions: Tensor, coordinates: Tensor) -> Iterator[Tensor]:
-        columns_of = (("directions", directions, self.n), ("coordinates", coordinates, len(directions)))
-        for name, tensor, columns in columns_of:
-            checks.like("evaluate", name, tensor, self.dtype, self.device)
-            if tensor.dim() != 2 or tensor.shape[1] != columns or len(tensor) == 0:
-                raise ValueError(f"evaluate: {name} must have shape [.., {columns}], got {list(tensor.shape)}")
-        size = max(1, _POINTS_BYTES // (self.n * self.dtype.itemsize))
-        # One buffer for all chunks: fresh memory costs several times the arithmetic.
-        buffer = origin.new_empty(min(size, len(coordinates)), self.n)
-        for chunk in coordinates.detach().split(size):
-            yield parameter_points(origin.detach(), directions.detach(), chunk, out=buffer[: len(chunk)])
+    def _where(
+        self,
+        origin: Tensor | None,
+        directions: Tensor | None,
+        coordinates: Tensor | None,
+        points: Tensor | None,
+        scheme: str | QuantScheme | None,
+        seed: int | None,
+        buffers: Mapping[str, Tensor] | None,
+    ) -> Points:
+        """Check the arguments of `evaluate` that say where, and part them by name."""
+        if (points is None) == (directions is None or coordinates is None):
+            raise ValueError("evaluate: give either points, or both directions and coordinates")
+        if points is not None:
+            checks.like("evaluate", "points", points, self.dtype, self.device)
+            if points.dim() != 2 or points.shape[1] != self.n or len(points) == 0:
+                raise ValueError(f"evaluate: points must have shape [g, {self.n}], got {list(points.shape)}")
+            where = chosen_points(self, points.detach())
+        else:
+            assert directions is not None
+            assert coordinates is not None
+            start = self.parameters if origin is None else origin
+            columns_of = (("directions", directions, self.n), ("coordinates", coordinates, len(directions)))
+            for name, tensor, columns in columns_of:
+                checks.like("evaluate", name, tensor, self.dtype, self.device)
+                if tensor.dim() != 2 or tensor.shape[1] != columns or len(tensor) == 0:
+                    raise ValueError(f"evaluate: {name} must have shape [.., {columns}], got {list(tensor.shape)}")
+            checks.like("evaluate", "origin", start, self.dtype, self.device)
+            if start.shape != (self.n,):
+                raise ValueError(f"evaluate: origin must have shape [{self.n}], got {list(start.shape)}")
+            where = points_along(self, start.detach(), directions.detach(), coordinates.detach())
+        where.move_buffers(self.model, buffers or {})
+        if scheme is not None:
+            where.round_weights(self, scheme_of(scheme), seed)
+        return where
 
     def _check_first_batch(self) -> None:
         with self.undisturbed(), torch.no_grad():
@@ -416,9 +457,6 @@ class Objective:
             value = self.batch_loss(outputs, targets)
         if not value.dtype.is_floating_point or not torch.isfinite(value):
             raise ValueError(f"Objective: the loss must be a finite floating-point number, got {value.item()}")
-
-
-_POINTS_BYTES = 64 * 2**20  # of parameter sets formed at once by `evaluate`
 
 
 def _select(model: nn.Module, params: str | Sequence[str] | None) -> list[str]:

@@ -6,6 +6,7 @@ regions without gradient. What cannot be captured raises `CaptureError`, which n
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ class _Lowering:
         self.steps: list[Step] = []
         self.slots = 0
         self.active: set[int] = set()
-        self.size: dict[int, int] = {}
+        self.shapes: dict[int, tuple[int, ...]] = {}
         self.parameters: dict[str, int] = {}
         self.others: dict[str, int] = {}
         self.constants: dict[int, Any] = {}
@@ -164,7 +165,7 @@ class _Lowering:
         self.result = self._lower(exported.graph_module, values, detached=False)
 
     def _new_slot(self, value: Any) -> int:
-        self.size[self.slots] = value.numel() if isinstance(value, Tensor) else 0
+        self.shapes[self.slots] = tuple(value.shape) if isinstance(value, Tensor) else (0,)
         self.slots += 1
         return self.slots - 1
 
@@ -285,7 +286,7 @@ class _Lowering:
         """Give outputs that are a parameter itself a slot of their own, which everything reads instead."""
         slot = self.slots
         self.slots += 1
-        self.size[slot] = self.size[parameter]
+        self.shapes[slot] = self.shapes[parameter]
         self.active.add(slot)
         self.steps = [
             replace(step, arguments=tuple(_redirected(argument, parameter, slot) for argument in step.arguments))
@@ -321,9 +322,10 @@ class _Lowering:
             loss=loss.index,
             model_steps=len(first) if z is not None else 0,
             through_outputs=z is not None and not _reads_active(rest, z, self.active),
-            tangent_size=sum(self.size[slot] for slot in moving),
-            largest_tangent=max((self.size[slot] for slot in moving), default=0),
+            tangent_size=sum(math.prod(self.shapes[slot]) for slot in moving),
+            largest_tangent=max((math.prod(self.shapes[slot]) for slot in moving), default=0),
             active=frozenset(self.active),
+            shapes=tuple(self.shapes[slot] for slot in range(self.slots)),
         )
 
 

@@ -98,6 +98,10 @@ class Program:
         Elements of all values that depend on the parameters: what K tangents take K times.
     largest_tangent
         Elements of the largest of them.
+    active
+        Slots of what depends on the parameters differentiably.
+    shapes
+        Of every value, by slot; (0,) where it is no tensor.
     """
 
     steps: tuple[Step, ...]
@@ -113,3 +117,4 @@ class Program:
     tangent_size: int
     largest_tangent: int
     active: frozenset[int] = field(default_factory=frozenset)
+    shapes: tuple[tuple[int, ...], ...] = ()

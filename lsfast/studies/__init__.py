@@ -7,7 +7,8 @@ from lsfast.studies.spectrum import spectrum_report
 from lsfast.studies.spectrum_table import SpectrumReport
 from lsfast.studies.table import PrecisionTable
 from lsfast.studies.user_model import UserModel, load_model
-from lsfast.studies.weights import quantizable_parameters, quantize_parameters
+from lsfast.studies.weights import quantize_parameters
+from lsfast.weights import quantizable_parameters
 
 __all__ = [
     "MEASURES",

@@ -19,7 +19,8 @@ from lsfast.landscape.sharpness import sharpness
 from lsfast.objective import Objective
 from lsfast.spectrum import eigsh
 from lsfast.studies.table import PrecisionTable
-from lsfast.studies.weights import quantizable_parameters, quantize_parameters
+from lsfast.studies.weights import quantize_parameters
+from lsfast.weights import quantizable_parameters
 
 Measure = Callable[[Objective], Any]
 

@@ -123,7 +123,7 @@ def test_progress_counts_points_whatever_the_batches():
     for data in (p.data, p.split(8), DataLoader(Stream(), batch_size=None)):
         objective, done = lsfast.Objective(p.model, p.loss_fn, data), []
         objective.evaluate(points=objective.parameters.expand(5, -1), progress=done.append)
-        assert done == [1] * 5
+        assert sum(done) == 5
 
 
 def generator_of(p):

@@ -18,7 +18,7 @@ from lsfast.studies.demo.digits import Digits
 from lsfast.studies.demo.settings import Settings
 from lsfast.studies.precision import Measure, accuracy
 from lsfast.studies.table import PrecisionTable
-from lsfast.studies.weights import quantizable_parameters
+from lsfast.weights import quantizable_parameters
 
 STAGES = {
     "training": 2,

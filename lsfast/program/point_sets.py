@@ -1,0 +1,150 @@
+"""Where an objective is evaluated: its parameters and buffers at g points, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lsfast import checks
+from lsfast.formats import QuantScheme
+from lsfast.program.points import parameter_points
+from lsfast.weights import contraction_first, contraction_last, quantizable_parameters, transposed_groups
+
+if TYPE_CHECKING:
+    from lsfast.objective import Objective
+
+Rounding = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass
+class Points:
+    """The points to evaluate at, by name of a parameter or buffer.
+
+    Attributes
+    ----------
+    count
+        g, how many.
+    coordinates
+        [g, d]; None where every point is given.
+    rows
+        name -> [1 + d, *shape]: at a point row 0 plus its coordinates times the others.
+    fixed
+        name -> [*shape], the same at every point.
+    given
+        name -> [g, *shape].
+    rounded
+        name -> function that rounds a weight at points: of its rows [1 + d, *shape] and coordinates [g, d], or of its
+        values [g, *shape] and None; returns [g, *shape].
+    """
+
+    count: int
+    coordinates: Tensor | None
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    given: dict[str, Tensor] = field(default_factory=dict)
+    rounded: dict[str, Rounding] = field(default_factory=dict)
+
+    def move_buffers(self, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+        """Add buffers that differ between the points: rows with coordinates, else one for each point."""
+        named = dict(model.named_buffers())
+        lead = self.count if self.coordinates is None else 1 + self.coordinates.shape[1]
+        for name, value in buffers.items():
+            if name not in named:
+                raise ValueError(f"evaluate: buffers must be buffers of the model, got {name!r}")
+            own = named[name]
+            checks.like("evaluate", f"buffers[{name!r}]", value, own.dtype, own.device)
+            if value.shape != (lead, *own.shape):
+                raise ValueError(
+                    f"evaluate: buffers[{name!r}] must have shape {[lead, *own.shape]}, got {list(value.shape)}"
+                )
+            (self.given if self.coordinates is None else self.rows)[name] = value.detach()
+
+    def round_weights(self, objective: Objective, scheme: QuantScheme, seed: int | None) -> None:
+        """Round the weights of a low-precision scheme at every point."""
+        transposed = transposed_groups(objective)
+        shapes = dict(zip(objective.names, objective.shapes, strict=True))
+        for stream, name in enumerate(quantizable_parameters(objective)):
+            self.rounded[name] = _rounding(shapes[name], transposed.get(name), scheme, seed, stream)
+
+    def one(self, index: int) -> dict[str, Tensor]:
+        """Return every parameter and buffer that these points name, at one of them."""
+        found = dict(self.fixed)
+        coordinates = None if self.coordinates is None else self.coordinates[index : index + 1]
+        for name, value in self.given.items():
+            found[name] = value[index]
+        for name, rows in self.rows.items():
+            assert coordinates is not None
+            flat = rows.reshape(len(rows), -1)
+            found[name] = parameter_points(flat[0], flat[1:], coordinates).view(rows.shape[1:])
+        for name, rounding in self.rounded.items():
+            found[name] = rounding(found[name][None], None)[0]
+        return found
+
+    def squared_norms(self, names: Sequence[str]) -> Tensor:
+        """Return the sums of squares of these parameters [g], float64."""
+        if self.rounded:
+            points = (self.one(index) for index in range(self.count))
+            return torch.stack([sum_of_squares([point[name] for name in names]) for point in points])
+        total = torch.zeros(self.count, dtype=torch.float64, device=self._device())
+        moving = [self.rows[name].reshape(len(self.rows[name]), -1).double() for name in names if name in self.rows]
+        if moving:
+            assert self.coordinates is not None
+            gram = torch.stack([rows @ rows.T for rows in moving]).sum(0)
+            c = torch.cat([self.coordinates.new_ones(self.count, 1), self.coordinates], 1).double()
+            total += torch.einsum("gi,ij,gj->g", c, gram, c)
+        total += sum_of_squares([self.fixed[name] for name in names if name in self.fixed])
+        for name in names:
+            if name in self.given:
+                total += self.given[name].double().square().flatten(1).sum(1)
+        return total
+
+    def _device(self) -> torch.device:
+        return next(iter({**self.rows, **self.fixed, **self.given}.values())).device
+
+
+def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of all squares, 0-dim float64."""
+    return torch.stack(
+        [torch.zeros((), dtype=torch.float64), *[t.double().square().sum().cpu() for t in tensors]]
+    ).sum()
+
+
+_MOST_DIRECTIONS = 8  # more are not carried through the first layer: a product of its own for each costs too much
+
+
+def points_along(objective: Objective, origin: Tensor, directions: Tensor, coordinates: Tensor) -> Points:
+    """Return the points origin + coordinates @ directions; parameters that no direction moves are fixed."""
+    points = Points(len(coordinates), coordinates)
+    for (name, part), shape in zip(objective.slices.items(), objective.shapes, strict=True):
+        if directions[:, part].any():
+            rows = torch.cat([origin[None, part], directions[:, part]])
+            points.rows[name] = rows.view(len(rows), *shape)
+        else:
+            points.fixed[name] = origin[part].view(shape)
+    return points
+
+
+def chosen_points(objective: Objective, vectors: Tensor) -> Points:
+    """Return the points given as vectors [g, n]."""
+    slices = zip(objective.slices.items(), objective.shapes, strict=True)
+    given = {name: vectors[:, part].unflatten(1, shape) if shape else vectors[:, part].squeeze(1)
+             for (name, part), shape in slices}  # fmt: skip
+    return Points(len(vectors), None, given=given)
+
+
+def _rounding(shape: torch.Size, groups: int | None, scheme: QuantScheme, seed: int | None, stream: int) -> Rounding:
+    def rounded(values: Tensor, coordinates: Tensor | None) -> Tensor:
+        from lsfast.quantization.fake_quantize import fake_quantize  # TEMPORARY
+
+        if coordinates is not None:
+            flat = values.reshape(len(values), -1)
+            values = parameter_points(flat[0], flat[1:], coordinates).view(-1, *shape)
+        matrices = contraction_last(values, groups).contiguous()
+        found = torch.stack([fake_quantize(m, scheme, axis=-1, seed=seed, stream=stream) for m in matrices])
+        return contraction_first(found, shape, groups)
+
+    return rounded
