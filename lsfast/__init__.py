@@ -3,7 +3,20 @@
 from lsfast import _native  # noqa: F401  first: a missing build is said before anything else
 from lsfast.curvature import FisherOperator, GGNOperator, GramOperator, HessianOperator
 from lsfast.formats import QuantScheme, scheme, schemes
-from lsfast.landscape import Directions, LossGrid, loss_grid, random_directions, sharpness
+from lsfast.landscape import (
+    Directions,
+    LossGrid,
+    Plane,
+    Trajectory,
+    between,
+    input_objective,
+    loss_grid,
+    optimizer_directions,
+    plane_through,
+    random_directions,
+    sharpness,
+    trajectory_directions,
+)
 from lsfast.objective import Evaluation, Objective
 from lsfast.operator import LinearOperator, aslinearoperator
 from lsfast.quantization import (
@@ -42,7 +55,7 @@ from lsfast.spectrum import (
     spectral_norm,
     trace,
 )
-from lsfast.studies import PrecisionTable, precision_study
+from lsfast.studies import PrecisionTable, eigen_directions, precision_study
 
 __version__ = "0.1.0"
 
@@ -60,29 +73,36 @@ __all__ = [
     "LinearOperator",
     "LossGrid",
     "Objective",
+    "Plane",
     "PrecisionTable",
     "QuantScheme",
     "QuantStatistics",
     "QuantizedTensor",
     "Solution",
     "SpectralDensity",
+    "Trajectory",
     "Tridiagonal",
     "aslinearoperator",
+    "between",
     "calibrate",
     "dequantize",
     "diagonal",
     "diagonal_squared_sum",
+    "eigen_directions",
     "eigsh",
     "fake_quantize",
     "frobenius_norm",
     "function_trace",
     "hadamard",
     "hadamard_signs",
+    "input_objective",
     "lanczos",
     "load_quantized",
     "logdet",
     "loss_grid",
+    "optimizer_directions",
     "parameter_traces",
+    "plane_through",
     "precision_study",
     "quantize",
     "quantized_matmul",
@@ -96,5 +116,6 @@ __all__ = [
     "spectral_norm",
     "swizzle_scales",
     "trace",
+    "trajectory_directions",
     "unswizzle_scales",
 ]

@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "numerics/macros.h"
 #include "platform/scalar_type.h"
 #include "platform/stream.h"
 
@@ -58,6 +59,11 @@ struct CrossEntropyAdjointParams {
   int64_t k;
 };
 
+// Where the first class of a row lies.
+LSFAST_HD int64_t first_logit(const CrossEntropyRows& rows, int64_t row) {
+  return rows.inner == 1 ? row * rows.classes : row / rows.inner * rows.classes * rows.inner + row % rows.inner;
+}
+
 // The CPU works on items, any range on any thread: a row where inner is 1, else kCrossEntropyLanes neighbouring rows.
 constexpr int kCrossEntropyLanes = 16;
 
@@ -98,7 +104,7 @@ struct CrossEntropyLabel {
   bool is_a_class;  // false where a target is given that is none
 
   LSFAST_HD CrossEntropyLabel(const CrossEntropyRows& rows, int64_t row) {
-    const int64_t first = row / rows.inner * rows.classes * rows.inner + row % rows.inner;
+    const int64_t first = first_logit(rows, row);
     probabilities = rows.probabilities == nullptr ? nullptr : static_cast<const T*>(rows.probabilities) + first;
     class_weight = static_cast<const F*>(rows.class_weight);
     stride = rows.inner;

@@ -58,8 +58,7 @@ LSFAST_HD void write_forward(const CrossEntropyForwardParams& p, int64_t row, Ar
   using F = Arithmetic<T>;
   const CrossEntropyRows& rows = p.rows;
   const CrossEntropyLabel<T> label(rows, row);
-  const T* const z =
-      static_cast<const T*>(rows.logits) + row / rows.inner * rows.classes * rows.inner + row % rows.inner;
+  const T* const z = static_cast<const T*>(rows.logits) + first_logit(rows, row);
   const F log_total = std::log(total);
   F mass = F(0), loss = F(0);
   if (label.factor != F(0)) {
@@ -80,12 +79,49 @@ LSFAST_HD void write_forward(const CrossEntropyForwardParams& p, int64_t row, Ar
   static_cast<F*>(p.loss)[row] = loss;
 }
 
+// Rows of few classes, a lane each: what is a short loop for one row is a vector operation for kCrossEntropyLanes. The
+// sums have the order, and the bits, of ordered_sum.
+constexpr int64_t kShortRow = 64;
+
+template <class T>
+void forward_short_rows(const CrossEntropyForwardParams& p, int64_t begin, int64_t end) {
+  using F = Arithmetic<T>;
+  constexpr int kLanes = kCrossEntropyLanes;
+  const int64_t classes = p.rows.classes;
+  alignas(64) F tile[kShortRow][kLanes] = {};
+  for (int64_t first = begin; first < end; first += kLanes) {
+    const int width = static_cast<int>(std::min<int64_t>(kLanes, end - first));
+    const T* const z = static_cast<const T*>(p.rows.logits) + first * classes;
+    for (int l = 0; l < width; ++l) {
+      for (int64_t c = 0; c < classes; ++c) tile[c][l] = widen(z[l * classes + c]);
+    }
+    alignas(64) F largest[kLanes];
+    for (int l = 0; l < kLanes; ++l) largest[l] = tile[0][l];
+    for (int64_t c = 1; c < classes; ++c) {
+      for (int l = 0; l < kLanes; ++l) largest[l] = tile[c][l] > largest[l] ? tile[c][l] : largest[l];
+    }
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int l = 0; l < kLanes; ++l) tile[c][l] = exponential(tile[c][l] - largest[l]);
+    }
+    for (int64_t c = kSumLanes; c < classes; ++c) {
+      for (int l = 0; l < kLanes; ++l) tile[c % kSumLanes][l] += tile[c][l];
+    }
+    for (int half = kSumLanes / 2; half > 0; half /= 2) {
+      for (int64_t c = 0; c < half && c + half < classes; ++c) {
+        for (int l = 0; l < kLanes; ++l) tile[c][l] += tile[c + half][l];
+      }
+    }
+    for (int l = 0; l < width; ++l) write_forward<T>(p, first + l, largest[l], tile[0][l]);
+  }
+}
+
 template <class T>
 void cross_entropy_forward_items(const CrossEntropyForwardParams& p, Arithmetic<T>* scratch, int64_t begin,
                                  int64_t end) {
   using F = Arithmetic<T>;
   const CrossEntropyRows& rows = p.rows;
   const int64_t classes = rows.classes;
+  if (rows.inner == 1 && classes <= kShortRow) return forward_short_rows<T>(p, begin, end);
   for (int64_t index = begin; index < end; ++index) {
     const CrossEntropyItem item(rows, index);
     const T* const z = static_cast<const T*>(rows.logits) + item.first;

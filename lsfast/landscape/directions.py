@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class Directions:
         [n], or None: the objective's parameters.
     labels
         One for each direction, for the axes of plots.
+    buffers
+        Buffers of the model that vary with the parameters (batch-norm statistics): name -> rows [1 + count, *shape].
+        At origin + sum_k c_k d_k the buffer is rows[0] + sum_k c_k rows[1 + k]. Those not named are the model's.
 
     Raises
     ------
@@ -41,6 +45,7 @@ class Directions:
     vectors: Tensor
     origin: Tensor | None = None
     labels: tuple[str, ...] = ()
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks.floating("Directions", "vectors", self.vectors)
@@ -55,6 +60,13 @@ class Directions:
         if len(labels) != count:
             raise ValueError(f"Directions: labels must be one for each of {count} directions, got {len(labels)}")
         object.__setattr__(self, "labels", labels)
+        for name, rows in _mapping(self.buffers).items():
+            checks.floating("Directions", f"buffers[{name!r}]", rows)
+            if rows.shape[:1] != (1 + count,):
+                shape = list(rows.shape)
+                raise ValueError(
+                    f"Directions: buffers[{name!r}] must have {1 + count} rows, the origin's first, got {shape}"
+                )
 
 
 def random_directions(
@@ -132,6 +144,12 @@ def random_directions(
                 f"{'are 0' if scaled.any() else 'have one dimension; use model or None'}"
             )
     return Directions(vectors, None, tuple(f"random {k}" for k in range(count)))
+
+
+def _mapping(buffers: Any) -> dict[str, Any]:
+    if not isinstance(buffers, dict) or not all(isinstance(name, str) for name in buffers):
+        raise TypeError(f"Directions: buffers must be a dict of tensors by name, got {type(buffers).__name__}")
+    return buffers
 
 
 def _groups(objective: Objective, normalize: str | None) -> tuple[Tensor, Tensor]:

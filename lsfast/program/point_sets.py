@@ -51,10 +51,18 @@ class Points:
     def move_buffers(self, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
         """Add buffers that differ between the points: rows with coordinates, else one for each point."""
         named = dict(model.named_buffers())
+        unread = {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+            for name, _ in module.named_buffers(recurse=False)
+        }
         lead = self.count if self.coordinates is None else 1 + self.coordinates.shape[1]
         for name, value in buffers.items():
             if name not in named:
                 raise ValueError(f"evaluate: buffers must be buffers of the model, got {name!r}")
+            if name in unread:
+                raise ValueError(f"evaluate: buffers must be read by the model, got {name!r} of one in train mode")
             own = named[name]
             checks.like("evaluate", f"buffers[{name!r}]", value, own.dtype, own.device)
             if value.shape != (lead, *own.shape):

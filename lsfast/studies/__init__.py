@@ -2,6 +2,7 @@
 
 from lsfast.studies.checkpoint import quantize_checkpoint
 from lsfast.studies.checkpoint_table import CheckpointTable
+from lsfast.studies.directions import eigen_directions
 from lsfast.studies.precision import MEASURES, precision_study
 from lsfast.studies.spectrum import spectrum_report
 from lsfast.studies.spectrum_table import SpectrumReport
@@ -16,6 +17,7 @@ __all__ = [
     "PrecisionTable",
     "SpectrumReport",
     "UserModel",
+    "eigen_directions",
     "load_model",
     "precision_study",
     "quantizable_parameters",

@@ -31,6 +31,13 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Module:
     ).to(dtype)
 
 
+def evaluated(dtype: torch.dtype = torch.float32) -> lsfast.Objective:
+    """Return the objective of the network in eval mode, whose batch norm reads its running statistics."""
+    objective = of_network(dtype)
+    objective.model.eval()
+    return objective
+
+
 def of_network(dtype: torch.dtype = torch.float32, **changes) -> lsfast.Objective:
     model = network(dtype)
     generator = torch.Generator().manual_seed(1)

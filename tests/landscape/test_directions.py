@@ -163,6 +163,16 @@ def test_bad_arguments_are_named():
             ValueError,
             "one for each of 1 directions, got 2",
         ),
+        (
+            lambda: lsfast.Directions(torch.ones(1, 3), buffers={"mean": torch.ones(3, 4)}),
+            ValueError,
+            r"buffers\['mean'\] must have 2 rows, the origin's first, got \[3, 4\]",
+        ),
+        (
+            lambda: lsfast.Directions(torch.ones(1, 3), buffers=[torch.ones(2, 4)]),
+            TypeError,
+            "buffers must be a dict of tensors by name, got list",
+        ),
     ):
         with pytest.raises(error, match=message):
             call()

@@ -251,3 +251,11 @@ def test_bad_arguments_are_named(options, message):
     objective = problem("cnn").objective()
     with pytest.raises(ValueError, match=message):
         objective.evaluate(**around(objective), **options)
+
+
+def test_statistics_that_a_batch_norm_in_training_does_not_read_are_refused():
+    p = model_problem("resnet in train mode")
+    objective = p.objective()
+    mean = dict(p.model.named_buffers())["stem.1.running_mean"]
+    with pytest.raises(ValueError, match="must be read by the model, got 'stem.1.running_mean' of one in train mode"):
+        objective.evaluate(**around(objective), buffers={"stem.1.running_mean": mean.expand(3, -1)})
