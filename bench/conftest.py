@@ -151,8 +151,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     line = "{:<44} {:<44} {:>12} {:<34} {:>12} {:>6}"
     terminalreporter.write_line(line.format("operation", "size", "ours", "reference", "", "ratio"))
     for row in _rows:
-        unit = "MB" if "ours_mb" in row else "ms"
-        ours, reference = row[f"ours_{unit.lower()}"], row[f"reference_{unit.lower()}"]
+        suffix = next(key.removeprefix("ours_") for key in row if key.startswith("ours_"))
+        unit = "MB" if suffix == "mb" else suffix
+        ours, reference = row[f"ours_{suffix}"], row[f"reference_{suffix}"]
         terminalreporter.write_line(
             line.format(
                 row["operation"],

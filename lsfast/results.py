@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -43,6 +44,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], kind: str, content: Mapping[str, Any]) -> None:
     """Write JSON as a file of this kind, whole or not at all."""
     write_text(path, json.dumps({"kind": kind, **content}, indent=1))
+
+
+def finite(value: Any) -> Any:
+    """Return nested mappings and sequences as JSON can hold them: NaN and Inf, which it does not have, are None."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(

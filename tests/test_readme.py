@@ -28,11 +28,12 @@ def test_the_example_prints_what_is_shown(run_python):
         assert math.isclose(float(a), float(b), rel_tol=2e-2), (a, b)
 
 
-def test_the_curvature_and_spectrum_examples_run(run_python, tmp_path):
+def test_the_curvature_spectrum_and_landscape_examples_run(run_python, tmp_path):
     section = README[README.index("## Curvature\n") : README.index("## Quantization\n")]
     examples = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     printed = run_python("\n".join([f"import os\nos.chdir({str(tmp_path)!r})", *examples]))
-    assert (tmp_path / "density.png").stat().st_size > 0
+    figures = ["contours.png", "corners.png", "density.png", "line.png", "run.png", "sharpest.png"]
+    assert [file.name for file in sorted(tmp_path.glob("*.png"))] == figures
     shown = re.search(r"```\n(aten\..*?)```", section, re.DOTALL)[1].splitlines()
     assert [line.split()[:3] for line in printed.splitlines()[: len(shown)]] == [line.split()[:3] for line in shown]
 
@@ -67,3 +68,13 @@ def test_the_spectrum_command_prints_what_is_shown(run_python, tmp_path):
     pairs = zip(re.findall(number, printed), re.findall(number, shown[2]), strict=True)
     assert all(math.isclose(float(a), float(b), rel_tol=0.1) for a, b in pairs if not re.search("e-0[5-9]", b))
     assert (tmp_path / "result" / "density.png").stat().st_size > 0
+
+
+def test_the_grid_command_prints_what_is_shown(run_python, tmp_path):
+    shown = re.search(r"```\n\$ lsfast (grid .*?)\n(.*?)```", README, re.DOTALL)
+    program = re.search(r"```python\n(import torch\nfrom sklearn.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "experiment.py").write_text(program)
+    command = f"from lsfast.cli import main\nmain({shown[1].split()})"
+    printed = run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{command}")
+    number = r"-?\d+\.?\d*(?:e-?\d+)?"
+    assert re.sub(number, "#", printed).split() == re.sub(number, "#", shown[2]).split()

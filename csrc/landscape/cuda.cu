@@ -14,12 +14,13 @@ constexpr int kThreads = 256;
 // Bytes: reads theta and the directions once, writes each point once.
 template <class T, int kCount, int D>
 __global__ void __launch_bounds__(kThreads) points_kernel(PointsParams p) {
+  using A = Arithmetic<T>;
   using P = Pack<T, kCount>;
-  const P* const theta = static_cast<const P*>(p.theta);
-  const P* const directions = static_cast<const P*>(p.directions);
-  const T* const coordinates = static_cast<const T*>(p.coordinates);
+  const P* const theta = static_cast<const P*>(p.set.theta);
+  const P* const directions = static_cast<const P*>(p.set.directions);
+  const T* const coordinates = static_cast<const T*>(p.set.coordinates);
   P* const points = static_cast<P*>(p.points);
-  const int64_t packs = p.n / kCount;
+  const int64_t packs = p.set.n / kCount;
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < packs; i += threads) {
     const P t = theta[i];
@@ -27,32 +28,38 @@ __global__ void __launch_bounds__(kThreads) points_kernel(PointsParams p) {
 #pragma unroll
     for (int k = 0; k < D; ++k) d[k] = directions[k * packs + i];
     for (int64_t point = 0; point < p.g; ++point) {
-      const T* const c = coordinates + point * p.d;
-      P value = t;
+      const T* const c = coordinates + point * p.set.d;
+      A value[kCount];
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) value[e] = widen(t.element[e]);
       if constexpr (D > 0) {
 #pragma unroll
         for (int k = 0; k < D; ++k) {
-          const T step = c[k];
+          const A step = widen(c[k]);
 #pragma unroll
-          for (int e = 0; e < kCount; ++e) value.element[e] = value.element[e] + step * d[k].element[e];
+          for (int e = 0; e < kCount; ++e) value[e] = value[e] + step * widen(d[k].element[e]);
         }
       } else {
-        for (int64_t k = 0; k < p.d; ++k) {
-          const T step = c[k];
+#pragma unroll 1
+        for (int64_t k = 0; k < p.set.d; ++k) {
+          const A step = widen(c[k]);
           const P direction = directions[k * packs + i];
 #pragma unroll
-          for (int e = 0; e < kCount; ++e) value.element[e] = value.element[e] + step * direction.element[e];
+          for (int e = 0; e < kCount; ++e) value[e] = value[e] + step * widen(direction.element[e]);
         }
       }
-      points[point * packs + i] = value;
+      P result;
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) result.element[e] = narrow<T>(value[e]);
+      points[point * packs + i] = result;
     }
   }
 }
 
 template <class T, int kCount>
 const char* points_packed(const PointsParams& p, Stream stream) {
-  const dim3 blocks(grid_size(p.n / kCount, kThreads));
-  switch (p.d) {
+  const dim3 blocks(grid_size(p.set.n / kCount, kThreads));
+  switch (p.set.d) {
     case 1:
       return LSFAST_LAUNCH((points_kernel<T, kCount, 1>), blocks, dim3(kThreads), 0, stream, p);
     case 2:
@@ -68,7 +75,7 @@ template <class T>
 const char* points_typed(const PointsParams& p, Stream stream) {
   constexpr int kCount = 16 / sizeof(T);
   const bool packed =
-      aligned_to_16(p.theta) && aligned_to_16(p.directions) && aligned_to_16(p.points) && p.n % kCount == 0;
+      aligned_to_16(p.set.theta) && aligned_to_16(p.set.directions) && aligned_to_16(p.points) && p.set.n % kCount == 0;
   return packed ? points_packed<T, kCount>(p, stream) : points_packed<T, 1>(p, stream);
 }
 
@@ -142,7 +149,8 @@ const char* scale_typed(const ScaleParams& p, Stream stream) {
 }  // namespace
 
 const char* launch_points(const PointsParams& p, Stream stream) {
-  LSFAST_DISPATCH_REAL(p.kind, return points_typed<scalar_t>(p, stream));
+  LSFAST_DISPATCH(p.kind, return points_typed<scalar_t>(p, stream));
+  return "parameter_points: unknown element type";
 }
 
 const char* launch_dots(const DotsParams& p, Stream stream) {

@@ -2,21 +2,17 @@
 // Parameters, CPU kernel table and CUDA launchers, in plain C++.
 #pragma once
 
-#include "numerics/macros.h"
+#include "numerics/points.h"
 #include "platform/reduction.h"
 #include "platform/scalar_type.h"
 #include "platform/stream.h"
 
 namespace lsfast::landscape {
 
-// points[i] = ((theta + c[i, 0] D[0]) + c[i, 1] D[1]) + ..., in the dtype of theta, without fused multiply-add.
+// points[i] = ((theta + c[i, 0] D[0]) + c[i, 1] D[1]) + ...
 struct PointsParams {
-  const void* theta;        // [n] of `kind`
-  const void* directions;   // [d, n] of `kind`
-  const void* coordinates;  // [g, d] of `kind`
-  void* points;             // [g, n] of `kind`
-  int64_t n;
-  int64_t d;
+  PointSet set;
+  void* points;  // [g, n] of `kind`
   int64_t g;
   ScalarKind kind;
 };
@@ -67,8 +63,8 @@ struct SegmentChunk {
   int64_t count;  // 0 where the unit has no elements
 };
 
-// Stays inside the row whatever the offsets hold: on a GPU nobody has looked at them.
-LSFAST_HD SegmentChunk chunk_of_unit(const Segments& segments, int64_t unit) {
+// The last segment whose units start at `unit` or before it; the first where none does.
+LSFAST_HD int64_t segment_of_unit(const Segments& segments, int64_t unit) {
   int64_t low = 0;
   int64_t high = segments.s;  // the segment lies in [low, high)
   while (high - low > 1) {
@@ -79,11 +75,21 @@ LSFAST_HD SegmentChunk chunk_of_unit(const Segments& segments, int64_t unit) {
       high = middle;
     }
   }
-  const int64_t first = segments.offsets[low] + (unit - segments.first_unit(low)) * kSegmentChunk;
-  const int64_t end = segments.offsets[low + 1] < segments.n ? segments.offsets[low + 1] : segments.n;
-  const bool inside = unit >= segments.first_unit(low) && first >= 0 && first < end;
+  return low;
+}
+
+// Stays inside the row whatever the offsets hold: on a GPU nobody has looked at them.
+LSFAST_HD SegmentChunk chunk_of_segment(const Segments& segments, int64_t segment, int64_t unit) {
+  const int64_t before = segments.first_unit(segment);
+  const int64_t first = segments.offsets[segment] + (unit - before) * kSegmentChunk;
+  const int64_t end = segments.offsets[segment + 1] < segments.n ? segments.offsets[segment + 1] : segments.n;
+  const bool inside = unit >= before && first >= 0 && first < end;
   const int64_t left = inside ? end - first : 0;
-  return {low, first, left < kSegmentChunk ? left : kSegmentChunk};
+  return {segment, first, left < kSegmentChunk ? left : kSegmentChunk};
+}
+
+LSFAST_HD SegmentChunk chunk_of_unit(const Segments& segments, int64_t unit) {
+  return chunk_of_segment(segments, segment_of_unit(segments, unit), unit);
 }
 
 // Adds up the chunks of one segment of one row.

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "platform/torch_ops.h"
+#include "platform/check_points.h"
 
 namespace lsfast::landscape {
 namespace {
@@ -12,37 +12,14 @@ using torch::headeronly::ScalarType;
 
 // ---- points --------------------------------------------------------------------------------------------------------
 
-void check_points(const Tensor& theta, const Tensor& directions, const Tensor& coordinates) {
-  check_real("parameter_points", "theta", theta);
-  check_same("parameter_points", "directions", directions, "theta", theta);
-  check_same("parameter_points", "coordinates", coordinates, "theta", theta);
-  STD_TORCH_CHECK(theta.dim() == 1, "parameter_points: theta must have shape [n], got ", shape_text(theta));
-  STD_TORCH_CHECK(directions.dim() == 2 && directions.size(0) >= 1 && directions.size(1) == theta.size(0),
-                  "parameter_points: directions must have shape [d, ", theta.size(0), "] with d >= 1, got ",
-                  shape_text(directions));
-  STD_TORCH_CHECK(coordinates.dim() == 2 && coordinates.size(1) == directions.size(0),
-                  "parameter_points: coordinates must have shape [g, ", directions.size(0), "], got ",
-                  shape_text(coordinates));
-}
-
 void parameter_points_out(const Tensor& theta, const Tensor& directions, const Tensor& coordinates, const Tensor& out) {
-  check_points(theta, directions, coordinates);
-  check_same("parameter_points", "out", out, "theta", theta);
-  STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == coordinates.size(0) && out.size(1) == theta.size(0),
-                  "parameter_points: out must have shape [", coordinates.size(0), ", ", theta.size(0), "], got ",
-                  shape_text(out));
-  STD_TORCH_CHECK(out.is_contiguous(), "parameter_points: out must be contiguous, got strides that are not");
+  check_points("parameter_points", theta, directions, coordinates);
+  check_points_out("parameter_points", theta, coordinates, out);
   if (out.numel() == 0) return;
 
   const Tensor dense[] = {torch::stable::contiguous(theta), torch::stable::contiguous(directions),
                           torch::stable::contiguous(coordinates)};
-  const PointsParams params{dense[0].const_data_ptr(),
-                            dense[1].const_data_ptr(),
-                            dense[2].const_data_ptr(),
-                            out.mutable_data_ptr(),
-                            theta.size(0),
-                            directions.size(0),
-                            coordinates.size(0),
+  const PointsParams params{point_set(dense[0], dense[1], dense[2]), out.mutable_data_ptr(), coordinates.size(0),
                             scalar_kind(theta)};
   if (runs_cuda_kernels(theta)) {
     if constexpr (kHasCudaKernels) {
@@ -51,14 +28,14 @@ void parameter_points_out(const Tensor& theta, const Tensor& directions, const T
     }
     return;
   }
-  const int64_t tiles = (params.n + kPointsTile - 1) / kPointsTile;
+  const int64_t tiles = (theta.size(0) + kPointsTile - 1) / kPointsTile;
   const int64_t grain = std::max<int64_t>(1, 32 / params.g);
   torch::stable::parallel_for(0, tiles, grain,
                               [&](int64_t begin, int64_t end) { kernels().landscape.points(params, begin, end); });
 }
 
 Tensor parameter_points(const Tensor& theta, const Tensor& directions, const Tensor& coordinates) {
-  check_points(theta, directions, coordinates);
+  check_points("parameter_points", theta, directions, coordinates);
   Tensor out = torch::stable::new_empty(theta, {coordinates.size(0), theta.size(0)});
   parameter_points_out(theta, directions, coordinates, out);
   return out;

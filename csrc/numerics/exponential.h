@@ -34,11 +34,9 @@ struct ExponentialConstants<double> {
   static constexpr int kDegree = 13;
 };
 
+// (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2.
 template <class F>
-LSFAST_HD F exponential(F x) {
-  using C = ExponentialConstants<F>;
-  using Layout = FloatLayout<F>;
-  using Bits = typename Layout::Bits;
+LSFAST_HD F exponential_series(F r) {
   // 1 / k!
   constexpr F kCoefficient[14] = {F(1),
                                   F(1),
@@ -54,22 +52,46 @@ LSFAST_HD F exponential(F x) {
                                   F(1) / F(39916800),
                                   F(1) / F(479001600),
                                   F(1) / F(6227020800.0)};
+  F series = kCoefficient[ExponentialConstants<F>::kDegree];
+  LSFAST_UNROLL
+  for (int k = ExponentialConstants<F>::kDegree - 1; k >= 2; --k) series = series * r + kCoefficient[k];
+  return series;
+}
+
+template <class F>
+LSFAST_HD F exponential(F x) {
+  using C = ExponentialConstants<F>;
+  using Layout = FloatLayout<F>;
+  using Bits = typename Layout::Bits;
   // A NaN fails both comparisons, stays, and makes the polynomial NaN.
   x = x < C::kLowest ? C::kLowest : x;
   x = x > C::kHighest ? C::kHighest : x;
   const F shifted = x * F(1.44269504088896340736) + C::kRound;
   const F n = shifted - C::kRound;
   const F r = (x - n * C::kLn2High) - n * C::kLn2Low;
-  F series = kCoefficient[C::kDegree];
-  LSFAST_UNROLL
-  for (int k = C::kDegree - 1; k >= 2; --k) series = series * r + kCoefficient[k];
-  const F value = F(1) + (r + r * r * series);
+  const F value = F(1) + (r + r * r * exponential_series(r));
   // 2^n in two factors: n may lie outside the exponents of normal numbers, its halves do not.
   const Bits biased = bit_cast<Bits>(shifted) - bit_cast<Bits>(C::kRound) + Bits(2 * Layout::kBias);
   const Bits half = biased >> 1;
   const F first = bit_cast<F>(static_cast<Bits>(half << Layout::kMantissaBits));
   const F second = bit_cast<F>(static_cast<Bits>((biased - half) << Layout::kMantissaBits));
   return value * first * second;
+}
+
+// 1 - exp(-x) for x >= 0, with all its digits where x is small: 1 - 2^n is exact for the n that count. Error below 3
+// units in the last place.
+template <class F>
+LSFAST_HD F one_minus_exponential(F x) {
+  using C = ExponentialConstants<F>;
+  using Layout = FloatLayout<F>;
+  using Bits = typename Layout::Bits;
+  x = x > F(64) ? F(64) : x;  // from 40 on it is 1
+  const F shifted = C::kRound - x * F(1.44269504088896340736);
+  const F n = shifted - C::kRound;
+  const F r = (-x - n * C::kLn2High) - n * C::kLn2Low;
+  const Bits biased = bit_cast<Bits>(shifted) - bit_cast<Bits>(C::kRound) + Bits(Layout::kBias);
+  const F power = bit_cast<F>(static_cast<Bits>(biased << Layout::kMantissaBits));
+  return (F(1) - power) - power * (r + r * r * exponential_series(r));
 }
 
 }  // namespace lsfast

@@ -1,5 +1,4 @@
-// A quantization scheme as the kernels of every room know it: what a number is rounded to, and by which scales. What
-// forms weights (the landscape room) can quantize them by the same functions that quantize a tensor.
+// A quantization scheme as kernels know it: what a number is rounded to, and by which scales.
 #pragma once
 
 #include "numerics/hadamard.h"
@@ -45,10 +44,6 @@ LSFAST_HD uint32_t encode_rounded(float rounded, const QuantScheme& scheme) {
 LSFAST_HD float decode_code(uint32_t code, const QuantScheme& scheme) {
   return scheme.element.special == Special::kTable ? normal_float(static_cast<int>(code & 15u))
                                                    : decode_element(code, scheme.element);
-}
-
-LSFAST_HD float times_scale(float x, float multiplier, Compat compat) {
-  return divides(compat) ? x / multiplier : x * multiplier;
 }
 
 }  // namespace lsfast

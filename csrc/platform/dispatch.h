@@ -6,7 +6,9 @@
 #pragma once
 
 #include "curvature/curvature.h"
+#include "landscape/activate.h"
 #include "landscape/landscape.h"
+#include "landscape/sharpness.h"
 #include "quantization/quantization.h"
 #include "spectrum/spectrum.h"
 
@@ -18,6 +20,8 @@ struct KernelTable {
   curvature::CpuKernels curvature;
   spectrum::CpuKernels spectrum;
   landscape::CpuKernels landscape;
+  landscape::SharpnessKernels sharpness;
+  landscape::ActivateKernels activate;
 };
 
 const KernelTable* baseline_kernels();

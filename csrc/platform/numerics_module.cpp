@@ -9,7 +9,6 @@
 #include "numerics/exponential.h"
 #include "numerics/half.h"
 #include "numerics/philox.h"
-#include "numerics/points.h"
 #include "numerics/scheme.h"
 
 namespace py = pybind11;
@@ -72,38 +71,6 @@ py::array_t<F> round(const Array<F>& x, int exponent_bits, int mantissa_bits, co
   });
 }
 
-// Points [g, n] as the rows of `length` that a weight has, each in blocks of `block`, formed and quantized block by
-// block.
-py::array_t<float> quantized_points(const Array<float>& theta, const Array<float>& directions,
-                                    const Array<float>& coordinates, int exponent_bits, int mantissa_bits,
-                                    const std::string& special, int rule, bool tensor_scale, bool stochastic, int block,
-                                    int length, uint64_t seed) {
-  QuantScheme scheme{};
-  scheme.element = format_of(exponent_bits, mantissa_bits, special);
-  if (rule < 1 || rule > static_cast<int>(ScaleRule::kRceil)) throw py::value_error("rule must lie in 1..8");
-  scheme.rule = static_cast<ScaleRule>(rule);
-  scheme.tensor_scale = tensor_scale;
-  scheme.rounding = stochastic ? Rounding::kStochastic : Rounding::kNearest;
-  scheme.random_bits = 32;
-  const int64_t n = theta.size();
-  const int64_t d = directions.shape(0);
-  py::array_t<float> points({coordinates.shape(0), static_cast<py::ssize_t>(n)});
-  for (int64_t g = 0; g < coordinates.shape(0); ++g) {
-    const PointForm<float> form{theta.data(), directions.data(), coordinates.data() + g * d, n, d};
-    const float amax = bit_cast<float>(formed_amax(form, 0, 1, static_cast<int>(n)));
-    const TensorScale tensor = make_tensor_scale(amax, tensor_scale, Compat::kDefault);
-    float* const point = points.mutable_data() + g * n;
-    for (int64_t line = 0; line < n; line += length) {
-      for (int64_t first = 0; first < length; first += block) {
-        const int count = static_cast<int>(length - first < block ? length - first : block);
-        quantize_formed(form, line + first, 1, count, scheme, tensor, seed, 0,
-                        [&](int64_t index, float value) { point[index] = value; });
-      }
-    }
-  }
-  return points;
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_numerics, m) {
@@ -149,10 +116,6 @@ PYBIND11_MODULE(_numerics, m) {
         return map<uint32_t>(index, [&](uint64_t i, py::ssize_t) { return philox_word(seed, stream, i); });
       },
       py::arg("index"), py::arg("seed"), py::arg("stream") = 0, "The Philox4x32-10 word of each element index.");
-  m.def("quantized_points", &quantized_points, py::arg("theta"), py::arg("directions"), py::arg("coordinates"),
-        py::arg("exponent_bits"), py::arg("mantissa_bits"), py::arg("special"), py::arg("rule"),
-        py::arg("tensor_scale"), py::arg("stochastic"), py::arg("block"), py::arg("length"), py::arg("seed"),
-        "theta + c D quantized in blocks along rows of `length`, by the functions of csrc/numerics/points.h.");
   m.def(
       "activation",
       [](const Array<double>& x, int kind) {

@@ -7,6 +7,7 @@
 // multiply, round, multiply, store) each look at the one number that concerns them.
 #pragma once
 
+#include "numerics/points.h"
 #include "numerics/scheme.h"
 #include "platform/scalar_type.h"
 #include "platform/stream.h"
@@ -27,8 +28,9 @@ constexpr int kStatistics = 5;
 enum class Granularity : int32_t { kNone = 0, kTensor = 1, kRow = 2, kBlock = 3 };
 
 struct QuantizeParams {
-  const void* x;              // [tensors, outer, height, length, inner] of `kind`
-  void* y;                    // the same shape; may be x; null where codes are wanted
+  const void* x;              // [tensors, outer, height, length, inner] of `kind`; null where numbers are formed
+  PointSet points;            // tensor i is point i, formed as it is read; inner == 1, values are wanted
+  void* y;                    // the shape of x; may be x; null where codes are wanted
   uint8_t* codes;             // [outer * height, line_bytes], each line packed from its lowest bit; null for values
   void* scales;               // [outer, height blocks, length blocks] uint8 (E8M0, E4M3) or float32; null for values
   double* statistics;         // [rows, kStatistics]; null for none
@@ -51,11 +53,14 @@ struct QuantizeParams {
   uint64_t stream;
   ScalarKind kind;
 
+  // Does the largest magnitude of a tensor leave out Inf and NaN? Else they sort above every number.
+  LSFAST_HD bool finite_amax() const { return scheme.tensor_scale || scheme.hadamard.size > 0; }
   LSFAST_HD int64_t per_tensor() const { return outer * height * length * inner; }
   LSFAST_HD int64_t lines() const { return outer * height; }
   LSFAST_HD int64_t length_blocks() const { return (length + block_length - 1) / block_length; }
   LSFAST_HD int64_t height_blocks() const { return (height + block_height - 1) / block_height; }
   LSFAST_HD bool whole_rows() const { return block_length == length; }
+  LSFAST_HD bool formed() const { return x == nullptr; }
 };
 
 // How many numbers of scratch the CUDA kernels need for statistics: a row of sums for each CUDA block, or for each
@@ -122,6 +127,10 @@ struct CpuKernels {
   void (*quantize)(const QuantizeParams&, int64_t tensor, double* partial, int64_t begin, int64_t end);
   // The largest finite magnitude after the transform, of each unit: amax[unit].
   void (*transformed_amax)(const QuantizeParams&, int64_t tensor, uint32_t* amax, int64_t begin, int64_t end);
+  // Over units, each of all points: they are formed from one read of theta and the directions.
+  void (*quantize_points)(const QuantizeParams&, int64_t begin, int64_t end);
+  // The largest magnitude of each unit of each point: amax[unit, point].
+  void (*points_amax)(const QuantizeParams&, uint32_t* amax, int64_t begin, int64_t end);
   void (*dequantize)(const DequantizeParams&, int64_t begin, int64_t end);  // over lines
   void (*hadamard)(const HadamardParams&, int64_t begin, int64_t end);      // over outer * length / size
 };
@@ -129,6 +138,9 @@ struct CpuKernels {
 const char* launch_amax(const AmaxParams& params, Stream stream);
 // Fills params.amax_bits, zeroed by the caller, with the largest finite magnitude after the transform.
 const char* launch_transformed_amax(const QuantizeParams& params, uint32_t* amax_bits, Stream stream);
+// Fills params.amax_bits, zeroed by the caller, with the largest magnitude of each point.
+const char* launch_points_amax(const QuantizeParams& params, uint32_t* amax_bits, Stream stream);
+const char* launch_quantize_points(const QuantizeParams& params, Stream stream);
 // Values and statistics, or codes and scales.
 const char* launch_quantize(const QuantizeParams& params, Stream stream);
 const char* launch_dequantize(const DequantizeParams& params, Stream stream);

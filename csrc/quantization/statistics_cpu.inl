@@ -72,7 +72,7 @@ template <class F>
 void include_largest(const F* x, int count, const uint32_t* block_amax, int blocks, Sums& sums) {
   uint32_t largest = 0u;
   for (int b = 0; b < blocks; ++b) largest = largest > block_amax[b] ? largest : block_amax[b];
-  if (blocks == 0 || largest >= kFloat32Infinity) largest = largest_finite(x, count);
+  if (blocks == 0 || largest >= kFloat32Infinity) largest = largest_within(x, count, kLargestFinite);
   sums.largest = sums.largest > largest ? sums.largest : largest;
 }
 

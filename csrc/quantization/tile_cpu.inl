@@ -64,11 +64,11 @@ LSFAST_HD T narrow(F x) {
   }
 }
 
-// The tile's numbers, with zeros up to a whole group and in columns that are not there.
+// The tile's numbers, of which x is the first, with zeros up to a whole group and in columns that are not there.
 template <class T, class F>
 void load(const T* x, const TilePlace& at, F* values) {
   for (int row = 0; row < at.rows; ++row) {
-    const T* const from = x + at.first + row * at.stride;
+    const T* const from = x + row * at.stride;
     F* const to = values + row * at.pitch;
     for (int i = 0; i < at.columns; ++i) to[i] = widen<F>(from[i]);
     if (at.rows > 1) {
@@ -238,13 +238,16 @@ void include_amax(const F* __restrict x, const TilePlace& at, uint32_t* __restri
   }
 }
 
+constexpr int32_t kLargestFinite = 0x7f7fffff;
+
+// Leaves out magnitudes whose bits lie above `limit`.
 template <class F>
-uint32_t largest_finite(const F* x, int count) {
+uint32_t largest_within(const F* x, int count, int32_t limit) {
   GroupBits largest = {};
   for (int g = 0; g < count; g += kGroup) {
     GroupBits bits;
     group_bits(x + g, bits);
-    bits = bits < 0x7f800000 ? bits : GroupBits{};
+    bits = bits <= limit ? bits : GroupBits{};
     largest = largest > bits ? largest : bits;
   }
   return static_cast<uint32_t>(largest_of_group(largest));

@@ -4,71 +4,27 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lsfast import checks
+from lsfast import checks, formats
+from lsfast.checkpoint import Checkpoint
+from lsfast.landscape.adaptive import adapt, completed
+from lsfast.landscape.axes import grid_axes
 from lsfast.landscape.directions import Directions
+from lsfast.landscape.identity import describe
+from lsfast.landscape.mesh import Mesh
+from lsfast.landscape.result import LossGrid
 from lsfast.landscape.segments import segment_norms
-from lsfast.objective import Metric, Objective
-from lsfast.results import read_arrays, write_arrays
+from lsfast.objective import Evaluation, Metric, Objective
 
-_FORMAT = "lsfast.LossGrid 1"
-
-
-@dataclass(frozen=True, eq=False)
-class LossGrid:
-    """A loss on a grid: `values[i, j]` is the loss at theta + x[i] d[0] + y[j] d[1], with (x, y) the `coordinates`.
-
-    Attributes
-    ----------
-    values
-        Of shape (steps of each direction), float64, on the CPU. NaN and Inf are kept as they came.
-    coordinates
-        One vector for each direction, on the CPU, in the parameters' dtype: exactly what the points were formed with.
-    metrics
-        name -> tensor like `values`.
-    labels
-        One for each direction.
-    """
-
-    values: Tensor
-    coordinates: tuple[Tensor, ...]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw the grid and return the figure; with `path`, also write it there."""
-        from lsfast import plotting  # noqa: PLC0415  (matplotlib is needed by those who plot)
-
-        return plotting.loss_grid(self, path)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the grid to one file (npz), in one step: a reader sees the file before or the whole new one."""
-        arrays = {"values": self.values}
-        arrays |= {f"coordinates {k}": x for k, x in enumerate(self.coordinates)}
-        arrays |= {f"metric {name}": metric for name, metric in self.metrics.items()}
-        write_arrays(path, _FORMAT, arrays, self.labels)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> LossGrid:
-        """Read a grid that `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the file is torn or is not a saved grid.
-        """
-        arrays, labels = read_arrays("LossGrid.load", path, _FORMAT)
-        count = sum(name.startswith("coordinates ") for name in arrays)
-        coordinates = tuple(arrays[f"coordinates {k}"] for k in range(count))
-        metrics = {name.removeprefix("metric "): array for name, array in arrays.items() if name.startswith("metric ")}
-        return LossGrid(arrays["values"], coordinates, metrics, labels)
+__all__ = ["LossGrid", "loss_grid"]
 
 
 def loss_grid(
@@ -78,6 +34,12 @@ def loss_grid(
     extent: float | Sequence[Sequence[float]] = 1.0,
     coordinates: Sequence[Any] | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    batch_norm: str = "eval",
+    scheme: str | formats.QuantScheme | None = None,
+    seed: int | None = None,
+    subset: int | None = None,
+    tolerance: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> LossGrid:
     r"""Evaluate the loss on a grid of points in the directions given.
@@ -91,7 +53,7 @@ def loss_grid(
     objective
         The loss. theta is `directions.origin`, or its parameters where that is None.
     directions
-        One or more.
+        One or more; their buffers move along.
     steps
         Points along each direction; one integer stands for all directions.
     extent
@@ -101,8 +63,27 @@ def loss_grid(
         In place of steps and extent: the coordinates along each direction, any finite numbers in any order.
     metrics
         name -> ``metric(outputs, targets)``, a mean over a batch, evaluated at every point beside the loss.
+    batch_norm
+        ``"eval"``: by the running statistics; ``"recompute"``: by those of all the data at each point.
+    scheme
+        A number format, or its name, that the weights are rounded to at each point.
+    seed
+        For a scheme with stochastic rounding.
+    subset
+        So many rows of the data in place of all, drawn once: ``objective.subset(subset)``.
+    tolerance
+        Evaluate only as many points as interpolation needs. A coarse grid is refined where the value at the centre of a
+        cell differs from its interpolation (of degree 5 in each coordinate) by more than `tolerance` times the height
+        of the loss there above the lowest found, or a tenth of the range found where that is more. `error` is the
+        largest such disagreement that was accepted, in the same units: where the loss varies on the scale of the cells
+        that were accepted, others may be larger, and a peak between all points that were looked at, the coarsest being
+        a sixteenth of an axis apart, is not seen. Nothing is interpolated across NaN or Inf; what lies between equal
+        ones is taken to be the same. Coordinates must increase. Metrics and standard errors are interpolated linearly.
+    checkpoint
+        A file to resume from: written about once a second while points are evaluated, in up to 64 groups (with each the
+        data are walked over once). A run that was killed and is called again gives the bits it would have given.
     progress
-        Show a bar with the time left.
+        Show a bar with the time left: at most, with a tolerance.
 
     Returns
     -------
@@ -114,11 +95,17 @@ def loss_grid(
     TypeError, ValueError
         Before any evaluation, if steps are not positive integers, an axis would be empty (low >= high) or not finite,
         there is not one of each for every direction, or a direction is 0, not finite, or of another model, dtype or
-        device.
+        device. Before the grid is begun, if `checkpoint` is torn or of another grid (the message says what differs).
+
+    Warns
+    -----
+    RuntimeWarning
+        If values are NaN or Inf: how many.
 
     References
     ----------
     Li, Xu, Taylor, Studer, Goldstein: Visualizing the Loss Landscape of Neural Nets. NeurIPS 2018.
+    Interpolating refinement: Donoho: Interpolating Wavelet Transforms. Stanford, 1992.
 
     Examples
     --------
@@ -130,24 +117,59 @@ def loss_grid(
         raise TypeError(f"loss_grid: objective must be an Objective, got {type(objective).__name__}")
     _check_directions(objective, directions)
     count = len(directions.vectors)
-    if coordinates is None:
-        axes = _axes(_steps(steps, count), _extents(extent, count), objective.dtype)
-    else:
-        axes = _given(coordinates, count, objective.dtype)
-    for name, metric in (metrics or {}).items():
+    axes = grid_axes("loss_grid", steps, extent, coordinates, count, objective.dtype)
+    metrics = dict(metrics or {})
+    for name, metric in metrics.items():
         if not callable(metric):
             raise TypeError(f"loss_grid: metrics must map names to callables, got {type(metric).__name__} for {name!r}")
+    checks.one_of("loss_grid", "batch_norm", batch_norm, ("eval", "recompute"))
+    scheme = formats.scheme(scheme) if scheme is not None else None
+    if seed is not None:
+        checks.seed("loss_grid", seed)
+    if tolerance is not None:
+        _check_tolerance(tolerance, axes)
+    if checkpoint is not None:
+        Checkpoint("loss_grid", checkpoint, {})  # its folder must exist
+    if subset is not None:
+        objective = objective.subset(checks.positive_integer("loss_grid", "subset", subset))
+    theta = objective.parameters if directions.origin is None else directions.origin
+    with _bar(progress, math.prod(len(axis) for axis in axes)) as advance:
 
-    shape = tuple(len(axis) for axis in axes)
-    mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, count).to(objective.device)
-    with _bar(progress, len(mesh)) as advance:
-        found = objective.evaluate(directions.origin, directions.vectors, mesh, metrics=metrics, progress=advance)
-    return LossGrid(
-        found.values.reshape(shape).cpu(),
-        axes,
-        {name: metric.reshape(shape).cpu() for name, metric in found.metrics.items()},
-        directions.labels,
-    )
+        def evaluate(
+            points: Tensor, together: int | None, told: Callable[[int], object] | None = advance
+        ) -> Evaluation:
+            """Evaluate at coordinates [g, d], so many points together."""
+            return objective.evaluate(
+                theta, directions.vectors, points.to(objective.device), metrics, None, batch_norm, scheme, seed,
+                directions.buffers, together, told,
+            )  # fmt: skip
+
+        file, together = None, None
+        if checkpoint is not None:
+            settings = {
+                "batch norm": batch_norm, "scheme": scheme, "seed": seed, "metrics": sorted(metrics), "subset": subset,
+                "tolerance": tolerance, "dtype": objective.dtype, "device": objective.device.type,
+            }  # fmt: skip
+            quietly = partial(evaluate, told=None)
+            description, together = describe(quietly, theta, directions, axes, settings)
+            file = Checkpoint("loss_grid", checkpoint, description)
+        mesh = Mesh(evaluate, axes, list(metrics), file, together, advance)
+        if tolerance is None:
+            evaluated, error = torch.ones([len(axis) for axis in axes], dtype=torch.bool), 0.0
+            mesh.at(torch.arange(evaluated.numel()))
+            values = mesh.named("loss")
+        else:
+            values, evaluated, error = adapt(mesh.at, axes, tolerance)
+            advance(evaluated.numel() - int(evaluated.sum()))
+        mesh.save()
+    found = {name: completed(mesh.named(f"metric {name}"), evaluated, axes) for name in metrics}
+    stderr = completed(mesh.named("stderr"), evaluated, axes)
+    grid = LossGrid(values, axes, found, directions.labels, stderr, evaluated, error)
+    if grid.nonfinite:
+        warnings.warn(
+            f"loss_grid: {grid.nonfinite} of {values.numel()} values are NaN or Inf", RuntimeWarning, stacklevel=2
+        )
+    return grid
 
 
 def _check_directions(objective: Objective, directions: Directions) -> None:
@@ -162,68 +184,20 @@ def _check_directions(objective: Objective, directions: Directions) -> None:
             raise ValueError(f"loss_grid: directions must have norms that are finite and not 0, got {norm} for {k}")
 
 
-def _steps(steps: Any, count: int) -> list[int]:
-    each = [steps] * count if isinstance(steps, int) else steps
-    if not isinstance(each, Sequence):
-        raise TypeError(f"loss_grid: steps must be an integer or one for each direction, got {steps!r}")
-    if len(each) != count:
-        raise ValueError(f"loss_grid: steps must be one for each of {count} directions, got {len(each)}")
-    return [checks.positive_integer("loss_grid", "steps", value) for value in each]
-
-
-def _extents(extent: Any, count: int) -> list[tuple[float, float]]:
-    if isinstance(extent, (int, float)) and not isinstance(extent, bool):
-        if not 0.0 < extent < math.inf:
-            raise ValueError(f"loss_grid: extent must be a finite number > 0, got {extent}")
-        return [(-float(extent), float(extent))] * count
-    try:
-        pairs = [(float(low), float(high)) for low, high in extent]
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"loss_grid: extent must be a number or a pair (low, high) for each direction, got {extent!r}"
-        ) from None
-    if len(pairs) != count:
-        raise ValueError(f"loss_grid: extent must be one pair for each of {count} directions, got {len(pairs)}")
-    for low, high in pairs:
-        if not -math.inf < low < high < math.inf:
-            raise ValueError(f"loss_grid: extent must be finite with low < high, got ({low}, {high})")
-    return pairs
-
-
-def _axes(steps: list[int], extents: list[tuple[float, float]], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    axes = []
-    for count, (low, high) in zip(steps, extents, strict=True):
-        if count == 1:
-            axis = torch.tensor([low / 2 + high / 2], dtype=torch.float64)
-        else:
-            # Weighted ends: antisymmetric to the bit where low = -high, so the middle is exactly 0.
-            i = torch.arange(count, dtype=torch.float64)
-            axis = low * ((count - 1 - i) / (count - 1)) + high * (i / (count - 1))
-        rounded = axis.to(dtype)
-        if not (rounded.diff() > 0).all() or not rounded.isfinite().all():
-            raise ValueError(f"loss_grid: extent must hold {count} different numbers of {dtype}, got ({low}, {high})")
-        axes.append(rounded)
-    return tuple(axes)
-
-
-def _given(coordinates: Any, count: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    if not isinstance(coordinates, (Sequence, Tensor)) or len(coordinates) != count:
-        got = len(coordinates) if hasattr(coordinates, "__len__") else type(coordinates).__name__
-        raise ValueError(f"loss_grid: coordinates must be one vector for each of {count} directions, got {got}")
-    axes = tuple(torch.as_tensor(axis, dtype=torch.float64).detach().cpu().to(dtype) for axis in coordinates)
+def _check_tolerance(tolerance: object, axes: Sequence[Tensor]) -> None:
+    if checks.finite_number("loss_grid", "tolerance", tolerance) <= 0.0:
+        raise ValueError(f"loss_grid: tolerance must be a finite number > 0, got {tolerance}")
     for axis in axes:
-        if axis.dim() != 1 or len(axis) == 0:
-            raise ValueError(f"loss_grid: coordinates must be vectors that are not empty, got shape {list(axis.shape)}")
-        if not axis.isfinite().all():
-            raise ValueError(f"loss_grid: coordinates must be finite in {dtype}, got {axis[~axis.isfinite()][0]}")
-    return axes
+        for before, after in zip(axis[:-1].tolist(), axis[1:].tolist(), strict=True):
+            if not before < after:
+                raise ValueError(f"loss_grid: coordinates must increase for a tolerance, got {before} before {after}")
 
 
 @contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Callable[[int], object] | None]:
-    """Give the callback that is told how many points are done, with a progress bar or None."""
+def _bar(shown: bool, total: int) -> Iterator[Callable[[int], object]]:
+    """Give the callback that is told how many points are done, with a progress bar or nothing."""
     if not shown:
-        yield None
+        yield lambda points: None
         return
     from tqdm import tqdm  # noqa: PLC0415
 

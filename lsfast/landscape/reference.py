@@ -67,3 +67,32 @@ def orthogonalized(vectors: Tensor, groups: Sequence[tuple[int, int, bool]]) -> 
                     if squared > 0:
                         part[i] -= part[i].dot(part[j]) / squared * part[j]
     return result.to(vectors.dtype)
+
+
+def ascent_sums(u: Tensor, gradient: Tensor, theta: Tensor, slope: float, offset: float) -> Tensor:
+    """|c g|^2, u . c g, |u|^2 with c = slope |theta| + offset: [k, n], [k, n], [n] -> [k, 3], float64."""
+    scaled = (slope * theta.double().abs() + offset) * gradient.double()
+    u = u.double()
+    return torch.stack([(scaled * scaled).sum(1), (u * scaled).sum(1), (u * u).sum(1)], dim=1)
+
+
+def ascent_step(
+    u: Tensor, gradient: Tensor, theta: Tensor, coefficients: Tensor, slope: float, offset: float, box: bool
+) -> tuple[Tensor, Tensor]:
+    """One step uphill and its points theta + c u', each rounded once from float64 to the dtype of theta."""
+    first, second = coefficients[:, :1], coefficients[:, 1:]
+    scale = slope * theta.double().abs() + offset
+    scaled = scale * gradient.double()
+    moved = (u + first * scaled.sign()).clamp(-second, second) if box else first * u.double() + second * scaled
+    moved = moved.to(theta.dtype)
+    return moved, (theta.double() + scale * moved.double()).to(theta.dtype)
+
+
+def logit_sharpness(logits: Tensor, target: Tensor, epsilon: float) -> Tensor:
+    """100 (L(z') - L(z)) / (1 + L(z)) with each logit of [rows, classes] moved to its end of the box, float64."""
+    z = logits.double()
+    moves = epsilon * (z.abs() + 1.0)
+    moves[torch.arange(len(z)), target] *= -1.0
+    moved = torch.where(z == -torch.inf, z, z + moves)
+    before, after = (torch.nn.functional.cross_entropy(x, target, reduction="none") for x in (z, moved))
+    return 100.0 * (after - before) / (1.0 + before)

@@ -6,8 +6,22 @@ settings stay as they are. Colours stay apart for colour-blind readers and in gr
 """
 
 from lsfast.plotting.checkpoint import checkpoint
-from lsfast.plotting.grid import loss_grid, loss_surface
+from lsfast.plotting.grid import figure_of, loss_grid, loss_heatmap
+from lsfast.plotting.interactive import interactive_surface
+from lsfast.plotting.profile import loss_profile
 from lsfast.plotting.spectrum import eigenvalues, spectral_density
+from lsfast.plotting.surface import loss_surface
 from lsfast.plotting.table import precision
 
-__all__ = ["checkpoint", "eigenvalues", "loss_grid", "loss_surface", "precision", "spectral_density"]
+__all__ = [
+    "checkpoint",
+    "eigenvalues",
+    "figure_of",
+    "interactive_surface",
+    "loss_grid",
+    "loss_heatmap",
+    "loss_profile",
+    "loss_surface",
+    "precision",
+    "spectral_density",
+]

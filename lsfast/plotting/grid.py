@@ -1,4 +1,4 @@
-"""Figures of a loss grid: contours, a profile, a surface."""
+"""Figures of a loss grid in a plane, from above: contours, a heat map, the path of a training run over either."""
 
 from __future__ import annotations
 
@@ -6,167 +6,228 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfast.plotting.style import BLUE, COLUMN, GREY, ORANGE, Target, new_figure, short, style, written
+from lsfast import checks
+from lsfast.plotting.grid_scale import (
+    COLOURS,
+    GridArrays,
+    apart,
+    edges,
+    fine_levels,
+    grid_arrays,
+    hatch_background,
+    is_logarithmic,
+    levels_and_norm,
+    not_finite_patch,
+)
+from lsfast.plotting.overlay import States, axis_labels, draw_path, draw_states, overlay_arrays
+from lsfast.plotting.profile import loss_profile
+from lsfast.plotting.style import COLUMN, ORANGE, Target, new_figure, short, style, written
+from lsfast.plotting.surface import loss_surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from lsfast.landscape import LossGrid
 
+KINDS = ("contour", "heatmap", "surface", "profile")
+_SIDE = 2.2  # inches of the longer side of the axes
+_RATIO = 2.0  # the largest one of the sides at which units are equal along both
 
-def loss_grid(grid: LossGrid, path: Target | None = None, title: str | None = None) -> Figure:
-    """Plot a loss grid: labelled contours for two directions, a profile for one.
 
-    Contour levels are round numbers, logarithmically spaced where the loss spans more than a factor of five. The origin
-    and the smallest value are marked. Points whose loss is NaN or infinite are left hatched.
+def figure_of(
+    grid: LossGrid, path: Target | None = None, kind: str | None = None, trajectory: States | None = None
+) -> Figure:
+    """Draw a loss grid; what `LossGrid.plot` calls.
+
+    Parameters
+    ----------
+    grid
+        Of one or two directions.
+    path
+        Where to write the figure; its ending chooses the format. None: nowhere.
+    kind
+        ``"contour"``, ``"heatmap"`` or ``"surface"`` of two directions, ``"profile"`` of one; None: the first that
+        fits.
+    trajectory
+        A `Trajectory` or `Plane` whose directions the grid is over: drawn on top, see `loss_grid`.
 
     Raises
     ------
     ValueError
-        If the grid has more than two directions, or no finite value.
+        If the grid has more than two directions, other ones than the kind or the trajectory, or no finite value.
+
+    Examples
+    --------
+    >>> run = lsfast.trajectory_directions(objective, checkpoints)
+    >>> grid = lsfast.loss_grid(objective, run, extent=((-1, 9), (-1, 2)))
+    >>> grid.plot("run.png", kind="heatmap", trajectory=run)
     """
-    values, coordinates = _grid_arrays("plotting.loss_grid", grid)
-    if values.ndim == 1:
-        return _profile(values, coordinates[0], path, title)
+    if kind is None:
+        kind = "profile" if len(grid.coordinates) == 1 else "contour"
+    checks.one_of("LossGrid.plot", "kind", kind, KINDS)
+    if kind == "surface":
+        if trajectory is not None:
+            raise ValueError("LossGrid.plot: trajectory must be drawn as a contour, heatmap or profile, got a surface")
+        return loss_surface(grid, path)
+    if kind == "profile":
+        return loss_profile(grid, path, trajectory=trajectory)
+    return _seen_from_above("LossGrid.plot", grid, path, None, trajectory, contours=kind == "contour")
+
+
+def loss_grid(
+    grid: LossGrid,
+    path: Target | None = None,
+    title: str | None = None,
+    trajectory: States | None = None,
+) -> Figure:
+    """Plot a loss grid: labelled contours for two directions, for one what `loss_profile` draws.
+
+    Contour levels are round numbers, logarithmically spaced where the loss spans more than a factor of five. The origin
+    and the smallest value are marked. Points whose loss is NaN or infinite are left hatched and counted. Points of an
+    adaptive grid that were evaluated, not interpolated, are dots.
+
+    Parameters
+    ----------
+    grid
+        Of one or two directions.
+    path
+        Where to write the figure; None: nowhere.
+    title
+        Above the axes.
+    trajectory
+        What `lsfast.trajectory_directions` or `lsfast.plane_through` returned, if the grid is over its plane. The
+        checkpoints are a path with their start and end marked, each in the colour of its own loss: where it differs
+        from the colour around it, the checkpoint lies off the plane. The axes name their shares of the variance. The
+        three states of a plane are marked a, b and c.
+
+    Raises
+    ------
+    ValueError
+        If the grid has more than two directions, fewer than two points along one of two, no finite value, or other
+        directions than the trajectory.
+    """
+    if len(grid.coordinates) == 1:
+        return loss_profile(grid, path, title, trajectory=trajectory)
+    return _seen_from_above("plotting.loss_grid", grid, path, title, trajectory, contours=True)
+
+
+def loss_heatmap(
+    grid: LossGrid,
+    path: Target | None = None,
+    title: str | None = None,
+    trajectory: States | None = None,
+) -> Figure:
+    """Plot a loss grid of two directions as cells of colour, each around its point.
+
+    The colours are logarithmic where the loss spans more than a factor of five. Points whose loss is NaN or infinite
+    are hatched and counted.
+
+    Parameters
+    ----------
+    grid, path, title, trajectory
+        As of `loss_grid`.
+
+    Raises
+    ------
+    ValueError
+        If the grid does not have two directions, those of the trajectory, or has no finite value.
+    """
+    return _seen_from_above("plotting.loss_heatmap", grid, path, title, trajectory, contours=False)
+
+
+def _seen_from_above(
+    function: str,
+    grid: LossGrid,
+    path: Target | None,
+    title: str | None,
+    trajectory: States | None,
+    contours: bool,
+) -> Figure:
+    found = grid_arrays(
+        function, grid, (1, 2) if function == "plotting.loss_grid" else (2,), least=2 if contours else 1
+    )
+    overlay = None if trajectory is None else overlay_arrays(function, trajectory, 2)
     with style():
         from matplotlib.ticker import FuncFormatter
 
-        figure = new_figure(COLUMN, 2.9)
+        x, y = found.coordinates if contours else map(edges, found.coordinates)
+        wide, high = x[-1] - x[0], y[-1] - y[0]
+        equal = bool(wide <= _RATIO * high and high <= _RATIO * wide)
+        side = _SIDE * min(1.0, high / wide if equal else 0.8)
+        figure = new_figure(COLUMN, side + 0.55 + (0.2 if title else 0.0))
         axes = figure.add_subplot()
-        axes.patch.set(facecolor="0.88", hatch="////", edgecolor="0.55")
-        masked = np.ma.masked_invalid(values.T)
-        levels, norm = _levels(masked)
-        x, y = coordinates
-        fine = _between(norm)
-        filled = axes.contourf(x, y, masked, levels=fine, norm=norm, cmap="cividis")
-        lines = axes.contour(x, y, masked, levels=levels, norm=norm, colors="white", linewidths=0.6)
-        axes.clabel(lines, levels[:: max(1, len(levels) // 8)], fmt=short, fontsize=6, colors="white")
-        axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.6)
-        axes.plot(0, 0, "+", color=ORANGE, markersize=8, markeredgewidth=1.4, label="origin", linestyle="none")
-        i, j = np.unravel_index(np.nanargmin(np.where(np.isfinite(values), values, np.nan)), values.shape)
-        axes.plot(
-            x[i], y[j], "o", markersize=5, markerfacecolor="none", markeredgecolor=ORANGE, markeredgewidth=1.2,
-            label=f"minimum {short(values[i, j])}", linestyle="none",
-        )  # fmt: skip
-        axes.set_aspect("equal")
-        axes.set_xlabel("along direction 1")
-        axes.set_ylabel("along direction 2")
-        bar = figure.colorbar(filled, ax=axes, ticks=levels, format=FuncFormatter(lambda v, _: short(v)), pad=0.02)
+        hatch_background(axes)
+        levels, norm = levels_and_norm(found.masked)
+        if contours:
+            filled: Any = axes.contourf(x, y, found.masked.T, levels=fine_levels(norm), norm=norm, cmap=COLOURS)
+            lines = axes.contour(x, y, found.masked.T, levels=levels, norm=norm, colors="white", linewidths=0.6)
+        else:
+            filled = axes.pcolormesh(x, y, found.masked.T, norm=norm, cmap=COLOURS, rasterized=True)
+        axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+        _mark_points(axes, found, origin=overlay is None)
+        if overlay is not None:
+            (draw_states if overlay.values is None else draw_path)(axes, overlay, norm)
+        if equal:
+            axes.set_aspect("equal")
+        horizontal, vertical = axis_labels(found, overlay)
+        axes.set_xlabel(horizontal)
+        axes.set_ylabel(vertical.replace(" (", "\n("))
+        ticks = apart(levels, is_logarithmic(norm), most=int(6 * side))
+        beside = axes.inset_axes((1.03, 0.0, 0.05, 1.0))  # as high as the axes are, whatever their aspect
+        bar = figure.colorbar(filled, cax=beside, ticks=ticks, format=FuncFormatter(lambda v, _: short(v)))
         bar.set_label("loss")
         bar.ax.minorticks_off()
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=1.2)
+        _add_legend(figure, axes, found)
         if title:
             axes.set_title(title, loc="left")
+        if contours:
+            figure.draw_without_rendering()  # lays out: where labels overlap depends on the size of the axes
+            _label_contours(lines)
         return written(figure, path)
 
 
-def loss_surface(grid: LossGrid, path: Target | None = None, title: str | None = None) -> Figure:
-    """Plot a loss grid of two directions as a surface in three dimensions, on a logarithmic axis where that helps.
-
-    Points whose loss is NaN or infinite are left out.
-
-    Raises
-    ------
-    ValueError
-        If the grid does not have two directions, or has no finite value.
-    """
-    values, coordinates = _grid_arrays("plotting.loss_surface", grid)
-    if values.ndim != 2:
-        raise ValueError(f"plotting.loss_surface: grid must have two directions, got {values.ndim}")
-    with style():
-        from matplotlib.colors import LogNorm
-
-        figure = new_figure(COLUMN, 2.7)
-        figure.set_layout_engine("none")  # which does not see the labels of three-dimensional axes
-        axes: Any = figure.add_axes((-0.06, 0.02, 1.04, 1.0), projection="3d")
-        masked = np.ma.masked_invalid(values)
-        levels, norm = _levels(masked)
-        logarithmic = isinstance(norm, LogNorm)
-        heights = (np.ma.log10(masked) if logarithmic else masked).filled(np.nan)
-        x, y = np.meshgrid(*coordinates, indexing="ij")
-        axes.plot_surface(x, y, heights, cmap="cividis", rcount=60, ccount=60, linewidth=0.1, edgecolor=(1, 1, 1, 0.25))
-        ticks = _apart(levels, logarithmic)
-        axes.set_zticks(np.log10(ticks) if logarithmic else ticks, [short(v) for v in ticks])
-        axes.locator_params(axis="x", nbins=4)
-        axes.locator_params(axis="y", nbins=4)
-        axes.set_xlabel("direction 1", labelpad=-4)
-        axes.set_ylabel("direction 2", labelpad=-4)
-        axes.set_zlabel("loss", labelpad=-3)
-        axes.tick_params(pad=-2)
-        axes.view_init(elev=30, azim=-55)
-        axes.set_box_aspect((1, 1, 0.75), zoom=0.9)
-        if title:
-            axes.set_title(title, loc="left")
-        return written(figure, path)
+def _label_contours(lines: Any) -> None:
+    """Label contours with their levels, where the labels do not overlap: from the outside in."""
+    texts = lines.clabel(lines.levels, fmt=short, fontsize=6, inline=False)
+    boxes: list[Any] = []
+    kept = set()
+    for level in lines.levels[::-1]:
+        own = [text.get_window_extent() for text in texts if text.get_text() == short(level)]
+        if own and not any(box.overlaps(other) for box in own for other in boxes):
+            kept.add(level)
+            boxes += own
+    for text in texts:
+        text.remove()
+    lines.clabel(sorted(kept), fmt=short, fontsize=6, colors="white")
 
 
-def _profile(values: Any, x: Any, path: Target | None, title: str | None) -> Figure:
-    with style():
-        figure = new_figure(COLUMN, 2.2)
-        axes = figure.add_subplot()
-        finite = np.isfinite(values)
-        axes.plot(x, np.where(finite, values, np.nan), color=BLUE)
-        lowest = int(np.nanargmin(np.where(finite, values, np.nan)))
-        axes.plot(x[lowest], values[lowest], "o", color=ORANGE, markersize=4, label=f"minimum {short(values[lowest])}")
-        axes.axvline(0, color=GREY, linewidth=0.7, linestyle=(0, (3, 2)), label="origin")
-        for missing in x[~finite]:
-            half = 0.5 * (x[-1] - x[0]) / max(len(x) - 1, 1)
-            axes.axvspan(missing - half, missing + half, facecolor="0.88", edgecolor="0.55", hatch="////", linewidth=0)
-        if values[finite].min() > 0 and values[finite].max() / values[finite].min() > 30:
-            axes.set_yscale("log")
-        axes.set_xlabel("along direction 1")
-        axes.set_ylabel("loss")
-        axes.legend(frameon=False)
-        if title:
-            axes.set_title(title, loc="left")
-        return written(figure, path)
+def _mark_points(axes: Any, found: GridArrays, origin: bool) -> None:
+    """Mark the origin, if it lies within, the smallest value and, if others were interpolated, evaluated points."""
+    x, y = found.coordinates
+    if origin and x[0] <= 0 <= x[-1] and y[0] <= 0 <= y[-1]:
+        axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.6)
+        axes.plot(0, 0, "+", color=ORANGE, markersize=8, markeredgewidth=1.4, label="origin", linestyle="none")
+    i, j = found.lowest
+    axes.plot(
+        x[i], y[j], "o", markersize=5, markerfacecolor="none", markeredgecolor=ORANGE, markeredgewidth=1.2,
+        label=f"minimum {short(found.values[i, j])}", linestyle="none", clip_on=False, zorder=5,
+    )  # fmt: skip
+    if found.evaluated is not None and not found.evaluated.all():
+        rows, columns = np.nonzero(found.evaluated)
+        label = f"{len(rows)} of {found.values.size} points evaluated"
+        size = float(np.clip(54 / max(found.values.shape), 0.8, 2.2))  # a third of the distance of points
+        axes.plot(x[rows], y[columns], ".", color="white", markersize=size, markeredgewidth=0, label=label)
 
 
-def _grid_arrays(function: str, grid: LossGrid) -> tuple[Any, list[Any]]:
-    values = grid.values.cpu().double().numpy()
-    if values.ndim > 2:
-        raise ValueError(f"{function}: grid must have one or two directions, got {values.ndim}")
-    if not np.isfinite(values).any():
-        raise ValueError(f"{function}: grid must have a finite value, got none")
-    return values, [axis.cpu().double().numpy() for axis in grid.coordinates]
-
-
-def _levels(values: Any) -> tuple[Any, Any]:
-    """Return round contour levels (about 6 to 12) and the colour scale: logarithmic where the loss spans a factor 5."""
-    from matplotlib.colors import LogNorm, Normalize
-    from matplotlib.ticker import MaxNLocator
-
-    low, high = float(values.min()), float(values.max())
-    if low > 0 and high / low > 5:
-        decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-        for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-            levels = np.array([step * 10.0**decade for decade in decades for step in steps])
-            levels = levels[(levels > low) & (levels < high)]
-            if len(levels) <= 12:
-                break
-        return levels, LogNorm(low, high)
-    spread = (high - low) or abs(high) or 1.0
-    levels = np.asarray(MaxNLocator(9).tick_values(low, low + spread))
-    inside = levels[(levels > low) & (levels < low + spread)]
-    return inside, Normalize(low, low + spread)
-
-
-def _apart(levels: Any, logarithmic: bool) -> Any:
-    """Return those of the levels whose labels do not touch: each a seventh of the span above the one before."""
-    places = np.log10(levels) if logarithmic else levels
-    kept = [0]
-    for index in range(1, len(levels)):
-        if places[index] - places[kept[-1]] >= (places[-1] - places[0]) / 7:
-            kept.append(index)
-    return levels[kept] if len(levels) else levels
-
-
-def _between(norm: Any) -> Any:
-    """Levels fine enough to look continuous, within the colour scale."""
-    from matplotlib.colors import LogNorm
-
-    low, high = float(norm.vmin), float(norm.vmax)
-    if isinstance(norm, LogNorm):
-        return np.geomspace(low * (1 - 1e-9), high * (1 + 1e-9), 80)
-    slack = 1e-9 * (high - low)
-    return np.linspace(low - slack, high + slack, 80)
+def _add_legend(figure: Figure, axes: Any, found: GridArrays) -> None:
+    """Add the legend below the axes, two entries to a row, and the height it takes."""
+    handles, _ = axes.get_legend_handles_labels()
+    if found.not_finite:
+        handles.append(not_finite_patch(found.not_finite))
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=2, frameon=False, handlelength=1.2, columnspacing=1.2
+    )
+    for handle in legend.legend_handles:
+        if handle is not None and str(handle.get_label()).endswith("evaluated"):  # white dots, on white paper
+            handle.set(color="0.6", markersize=4)
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(handles) // 2))

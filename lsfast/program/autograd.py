@@ -7,7 +7,7 @@ weight of layer norm and of train-mode batch norm is silently wrong.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 16  # vectors in one vmap: more cost memory and gain no speed
 
 
-def _loss_of(objective: Objective, inputs: Any, targets: Any) -> Callable[[Tensor], Tensor]:
+def _loss_of(
+    objective: Objective, inputs: Any, targets: Any, buffers: Mapping[str, Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
     def loss(parameters: Tensor) -> Tensor:
-        return objective.batch_loss(objective.outputs(objective.unflatten(parameters), inputs), targets)
+        named = {**objective.unflatten(parameters), **(buffers or {})}
+        return objective.batch_loss(objective.outputs(named, inputs), targets)
 
     return loss
 
@@ -48,10 +51,12 @@ def _outputs_of(objective: Objective, inputs: Any) -> Callable[[Tensor], Tensor]
     return outputs
 
 
-def batch_gradient(objective: Objective, parameters: Tensor, inputs: Any, targets: Any) -> Tensor:
-    """Return the gradient [n] of the loss of one batch."""
+def batch_gradient(
+    objective: Objective, parameters: Tensor, inputs: Any, targets: Any, buffers: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Return the gradient [n] of the loss of one batch, with buffers by name in place of the model's."""
     with _differentiable():
-        gradient: Tensor = grad(_loss_of(objective, inputs, targets))(parameters)
+        gradient: Tensor = grad(_loss_of(objective, inputs, targets, buffers))(parameters)
     return gradient.detach()
 
 

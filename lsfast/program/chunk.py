@@ -18,7 +18,7 @@ from lsfast.program.points import parameter_points
 from lsfast.program.replay import Replays
 from lsfast.program.rules.generic import call_operation
 from lsfast.program.steps import Memory, any_of, dense_order, filled, flags_of, store
-from lsfast.program.totals import BatchLoss
+from lsfast.program.totals import BatchLoss, RowWeights
 
 Metrics = Mapping[str, Callable[[Any, Any], Any]]
 Statistics = tuple[Tensor, Tensor]
@@ -41,6 +41,8 @@ class BatchAtPoints:
         Gives a parameter or buffer that no point moves.
     metrics
         name -> function of outputs and targets.
+    is_sum
+        The loss is a sum over the data.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class BatchAtPoints:
         weight: float,
         shared: Callable[[str], Tensor],
         metrics: Metrics,
+        is_sum: bool,
     ) -> None:
         self.plan, self.weight = plan, weight
-        self._points, self._targets, self._metrics = points, targets, metrics
+        self._points, self._targets, self._metrics, self._is_sum = points, targets, metrics, is_sum
         self._count = next((x.shape[0] for x in tensors_in(targets) if x.dim() > 0), 1)
         program = plan.program
         self._names = {slot: name for name, slot in {**program.parameters, **program.others}.items()}
@@ -72,7 +75,9 @@ class BatchAtPoints:
         self._values = values
         self._forms: dict[int, tuple[Tensor, Tensor, torch.Size, tuple[int, ...]]] = {}
         self._moments: dict[int, RowMoments] = {}
-        self._replays, self._weights = Replays(), torch.empty(0)
+        self._replays = Replays()
+        self._loss = None if plan.loss is None else plan.loss()
+        self._weights: RowWeights | None = None
         for place in plan.once:
             step = program.steps[place]
             arguments = tuple(filled(argument, values.__getitem__) for argument in step.arguments)
@@ -86,12 +91,10 @@ class BatchAtPoints:
         if coordinates is None or not coordinates.is_cuda or self._metrics:
             return self._finished(chunk)
 
-        def rows(given: Tensor) -> Tensor:
-            found = self._finished(chunk, given)
-            self._weights = found.weights
-            return found.rows
-
-        return BatchLoss(self.weight, self._replays.run("rows", rows, coordinates[chunk]), self._weights, self._count)
+        if self._weights is None:  # known with the first chunk
+            return self._finished(chunk)
+        sums = self._replays.run("sums", lambda given: self._finished(chunk, given).sums, coordinates[chunk])
+        return BatchLoss(self.weight, sums, self._weights, self._count)
 
     def _finished(self, chunk: slice, coordinates: Tensor | None = None) -> BatchLoss:
         try:
@@ -128,7 +131,7 @@ class BatchAtPoints:
             else:
                 arguments = tuple(filled(argument, value) for argument in step.arguments)
                 shape = [g, *plan.program.shapes[step.results]] if isinstance(step.results, int) else []
-                result = memory.run(step, arguments, many, plan.last[place], shape)
+                result = memory.run(step, arguments, many, plan.last[place], shape, plan.activations.get(place))
             store(step, result, found)
             del arguments, result
             for slot in plan.last[place]:
@@ -166,13 +169,13 @@ class BatchAtPoints:
             back = tuple(order.index(axis) + 1 for axis in range(len(order)))
             self._forms[slot] = (flat[0], flat[1:], torch.Size(shape), back)
         origin, directions, shape, back = self._forms[slot]
-        return parameter_points(origin, directions, coordinates).view(-1, *shape).permute(0, *back)
+        points = origin.new_empty(len(coordinates), len(origin))
+        return parameter_points(origin, directions, coordinates, out=points).view(-1, *shape).permute(0, *back)
 
     def _end(self, value: Callable[[int], Any], g: int) -> BatchLoss:
         plan, program = self.plan, self.plan.program
-        if plan.loss is None or plan.loss_step is None:
-            loss = value(program.loss)
-            rows = loss.reshape(-1, 1).double().expand(g, 1)
+        if self._loss is None or plan.loss_step is None:
+            rows = value(program.loss).reshape(-1, 1).double().expand(g, 1)
             weights = rows.new_ones(1)
         else:
             step = plan.loss_step
@@ -180,7 +183,10 @@ class BatchAtPoints:
             many = list(flags_of(step, lambda slot: plan.kinds[slot] != Kind.SHARED))
             if not many[0]:  # nothing moves the loss
                 arguments[0], many[0] = arguments[0].expand(g, *arguments[0].shape), True
-            rows, weights = plan.loss(tuple(arguments), tuple(many))
+            rows = self._loss.rows(tuple(arguments), tuple(many))
+            weights = self._loss.weights
+        if self._weights is None:
+            self._weights = RowWeights(weights, self._is_sum)
         metrics = {name: torch.zeros(g, dtype=torch.float64) for name in self._metrics}
         if metrics:
             assert program.outputs is not None
@@ -189,7 +195,7 @@ class BatchAtPoints:
                 one = outputs if plan.kinds[program.outputs] == Kind.SHARED else outputs[index]
                 for name, metric in self._metrics.items():
                     metrics[name][index] = torch.as_tensor(metric(one, self._targets)).double()
-        return BatchLoss(self.weight, rows, weights, self._count, metrics)
+        return BatchLoss(self.weight, self._weights.sums(rows), self._weights, self._count, metrics)
 
 
 def _normalized(arguments: tuple[Any, ...], many: Any, g: int, statistics: Statistics) -> Tensor:

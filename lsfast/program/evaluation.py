@@ -23,7 +23,7 @@ from lsfast.program.one_by_one import one_by_one
 from lsfast.program.plan import Kind, Plan, make_plan
 from lsfast.program.point_sets import Points
 from lsfast.program.precision import matmul_precision
-from lsfast.program.totals import Totals
+from lsfast.program.totals import Totals, joined
 from lsfast.program.workspace import keep_memory
 
 if TYPE_CHECKING:
@@ -114,18 +114,12 @@ class Evaluator:
         """Return how many points make a chunk, from the first batch: its values fit blocks of cache and the limit."""
         objective = self.objective
         inputs, targets = plain(next(iter(batches(objective.data))))
-        peak, largest = self.plan_of(inputs, targets).bytes_of_point(objective.dtype.itemsize)
+        plan = self.plan_of(inputs, targets)
+        peak, largest = plan.bytes_of_point(objective.dtype.itemsize)
+        block = _BLOCK[objective.device.type] // (_SMALLER_APART if plan.apart else 1)
         copies = sum(1 for _ in batches(objective.data)) if self.recompute else 1
-        return int(
-            max(
-                1,
-                min(
-                    _MOST,
-                    _BLOCK[objective.device.type] // max(1, largest),
-                    objective.memory_limit // 2 // max(1, copies * peak),
-                ),
-            )
-        )
+        limit = objective.memory_limit // 2 // max(1, copies * peak)
+        return int(max(1, min(_MOST, block // max(1, largest), limit)))
 
     def run(self, at_once: int, progress: Callable[[int], object] | None = None) -> Totals:
         """Evaluate at all points, `at_once` together."""
@@ -133,25 +127,27 @@ class Evaluator:
         totals = Totals(g, list(self.metrics), objective.reduction == "sum", objective.device)
         with torch.no_grad(), matmul_precision(objective.matmul_precision, objective.device), objective.undisturbed():
             if self.recompute:
-                found = [self._batch(*pair) for pair in batches(objective.data)]
+                every = [self._batch(*pair) for pair in batches(objective.data)]
                 for first in range(0, g, at_once):
                     chunk = slice(first, min(first + at_once, g))
-                    self._together([batch for batch in found if batch is not None], chunk, totals)
+                    self._together([batch for batch in every if batch is not None], chunk, totals)
                     if progress is not None:
                         progress(chunk.stop - chunk.start)
                 return totals
             done, parts = 0, 0
             count = sum(1 for _ in batches(objective.data)) if progress is not None else 1
             for pair in batches(objective.data):
-                batch = self._batch(*pair)
+                batch, found = self._batch(*pair), []
                 for first in range(0, g, at_once):
                     chunk = slice(first, min(first + at_once, g))
                     if batch is not None:
-                        totals.add(chunk, batch.run(chunk))
+                        found.append(batch.run(chunk))
                     parts += chunk.stop - chunk.start
                     if progress is not None and parts // count > done:
                         progress(parts // count - done)
                         done = parts // count
+                if found:
+                    totals.add(slice(0, g), joined(found))
         return totals
 
     def _batch(self, inputs: Any, targets: Any) -> BatchAtPoints | None:
@@ -160,7 +156,8 @@ class Evaluator:
         if weight == 0.0:
             return None
         plan = self.plan_of(inputs, targets)
-        return BatchAtPoints(plan, self.points, inputs, targets, weight, self._shared_value, self.metrics)
+        is_sum = self.objective.reduction == "sum"
+        return BatchAtPoints(plan, self.points, inputs, targets, weight, self._shared_value, self.metrics, is_sum)
 
     def _together(self, found: list[BatchAtPoints], chunk: slice, totals: Totals) -> None:
         """Run a chunk over all batches side by side: at each batch norm they wait for the statistics of all."""
@@ -180,4 +177,5 @@ class Evaluator:
 
 _WORTH_A_CAPTURE = 4  # points
 _MOST = 256
-_BLOCK = {"cpu": 4 << 20, "cuda": 256 << 20}  # bytes of the largest value of a chunk
+_BLOCK = {"cpu": 8 << 20, "cuda": 256 << 20}  # bytes of the largest value of a chunk
+_SMALLER_APART = 32  # where points are taken one by one inside, a chunk only shares the overhead of the other steps

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lsfast.data import batch_count, batches, class_weights, is_elementwise, is_known_loss, tensors_in
 from lsfast.program.point_sets import Points
-from lsfast.program.totals import BatchLoss, Totals
+from lsfast.program.totals import BatchLoss, RowWeights, Totals
 
 if TYPE_CHECKING:
     from lsfast.objective import Objective
@@ -40,7 +40,11 @@ def one_by_one(
                     found = {name: torch.as_tensor(metric(outputs, targets)).double().reshape(1)
                              for name, metric in metrics.items()}  # fmt: skip
                     contributions, weights = by_row(outputs, targets, loss)
-                    totals.add(slice(index, index + 1), BatchLoss(weight, contributions, weights, rows, found))
+                    row_weights = RowWeights(weights, totals.is_sum)
+                    totals.add(
+                        slice(index, index + 1),
+                        BatchLoss(weight, row_weights.sums(contributions), row_weights, rows, found),
+                    )
                 evaluated += 1
                 if progress is not None and evaluated % count == 0:
                     progress(1)

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lsfast.program.batched.in_place import activation_of
 from lsfast.program.batched.losses import RowLosses, row_losses
 from lsfast.program.batched.table import Many, aten, call_batched, overloads
 from lsfast.program.graph import Program, Slot, Step
@@ -47,9 +49,11 @@ class Plan:
     last
         Place of a step -> the slots that no later one needs in a chunk.
     loss
-        What gives the contributions of rows from the loss's last step; None: only the loss of the batch is known.
+        Makes what gives the contributions of rows by the loss's last step; None: only the batch's loss is known.
     loss_step
         That step, which is not among the others.
+    activations
+        Place of a step -> the activation of its result, which the step has taken over from the one that read it.
     statistics
         Places of the steps that are batch norms with statistics of their own.
     """
@@ -59,9 +63,20 @@ class Plan:
     once: tuple[int, ...]
     each: tuple[int, ...]
     last: dict[int, tuple[int, ...]]
-    loss: RowLosses | None
+    loss: Callable[[], RowLosses] | None
     loss_step: Step | None
+    activations: dict[int, str]
     statistics: frozenset[int]
+
+    @property
+    def apart(self) -> bool:
+        """Whether points are best taken one by one: a convolution's images and kernels both differ between them."""
+        places = (self.program.steps[place] for place in self.each)
+        return any(
+            step.operation in _CONVOLUTIONS
+            and all(isinstance(a, Slot) and self.kinds[a.index] > Kind.SHARED for a in step.arguments[:2])
+            for step in places
+        )
 
     @property
     def ends(self) -> list[int]:
@@ -128,6 +143,7 @@ def make_plan(program: Program, moving: Mapping[int, Kind], rows: int, recompute
         (each if kind == Kind.MANY else once).append(place)
     wanted = {program.outputs} if outputs else set()
     wanted |= {slot for slot, _ in program.steps[loss_place].read()} if loss is not None else {program.loss}
+    program, each, activations = _with_activations(program, each, wanted)
     return Plan(
         program=program,
         kinds=tuple(kinds),
@@ -136,8 +152,32 @@ def make_plan(program: Program, moving: Mapping[int, Kind], rows: int, recompute
         last=_last_reads(program, each, kinds, wanted),
         loss=loss,
         loss_step=program.steps[loss_place] if loss is not None else None,
+        activations=activations,
         statistics=frozenset(statistics),
     )
+
+
+def _with_activations(program: Program, each: list[int], wanted: set[Any]) -> tuple[Program, list[int], dict[int, str]]:
+    """Let a layer or a sum apply the activation that alone reads its result: a pass over memory less."""
+    steps, activations, gone = list(program.steps), {}, set()
+    reads = Counter(slot for place in each for slot, _ in steps[place].read())
+    made = {slot: place for place in each for slot in steps[place].written()}
+    for place in each:
+        step = steps[place]
+        name = activation_of(step)
+        if name is None:
+            continue
+        source: int = step.arguments[0].index
+        at = made.get(source)
+        if at is None or at in activations or reads[source] != 1 or source in wanted:
+            continue
+        before = steps[at]
+        sums = before.operation is aten.add.Tensor and before.arguments[2] == 1
+        if before.operation is aten.linear.default or (sums and isinstance(before.arguments[1], Slot)):
+            steps[at] = replace(before, results=step.results)
+            activations[at] = name
+            gone.add(place)
+    return replace(program, steps=tuple(steps)), [place for place in each if place not in gone], activations
 
 
 def _last_reads(program: Program, each: list[int], kinds: list[Kind], wanted: set[Any]) -> dict[int, tuple[int, ...]]:
@@ -154,7 +194,7 @@ def _last_reads(program: Program, each: list[int], kinds: list[Kind], wanted: se
 _SHAPES_ONLY = overloads("view", "reshape", "_unsafe_view", "alias", "clone", "squeeze", "squeeze.dim", "contiguous")
 
 
-def _loss_step(program: Program, rows: int) -> tuple[int, RowLosses | None]:
+def _loss_step(program: Program, rows: int) -> tuple[int, Callable[[], RowLosses] | None]:
     """Return the place of the step that reduces the loss, and what gives its rows (None where it is not known)."""
     made = {slot: place for place, step in enumerate(program.steps) for slot in step.written()}
     slot = program.loss
@@ -191,6 +231,10 @@ _LINEAR_IN_FIRST = frozenset(
         *("swapaxes", "swapdims", "mT", "expand", "slice.Tensor", "select.int", "narrow", "neg", "mul.Scalar"),
         *("div.Scalar", "div.Tensor", "sum", "sum.dim_IntList", "mean", "mean.dim", "dropout", "embedding", "detach"),
     )
+)
+_CONVOLUTIONS = overloads(
+    *("conv1d", "conv2d", "conv3d", "conv1d.padding", "conv2d.padding", "conv3d.padding", "convolution"),
+    *("conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input"),
 )
 # Operation -> the places of the factors, of which one may move, and of what is added.
 _MULTILINEAR: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lsfast import checks
 from lsfast.formats import QuantScheme
 from lsfast.program.points import parameter_points
+from lsfast.program.quantized_points import quantized_points
 from lsfast.weights import contraction_first, contraction_last, quantizable_parameters, transposed_groups
 
 if TYPE_CHECKING:
@@ -146,13 +147,16 @@ def chosen_points(objective: Objective, vectors: Tensor) -> Points:
 
 def _rounding(shape: torch.Size, groups: int | None, scheme: QuantScheme, seed: int | None, stream: int) -> Rounding:
     def rounded(values: Tensor, coordinates: Tensor | None) -> Tensor:
-        from lsfast.quantization.fake_quantize import fake_quantize  # TEMPORARY
-
+        matrices = contraction_last(values, groups)
+        rows, length = matrices.shape[1:]
+        flat = matrices.flatten(1)
         if coordinates is not None:
-            flat = values.reshape(len(values), -1)
-            values = parameter_points(flat[0], flat[1:], coordinates).view(-1, *shape)
-        matrices = contraction_last(values, groups).contiguous()
-        found = torch.stack([fake_quantize(m, scheme, axis=-1, seed=seed, stream=stream) for m in matrices])
-        return contraction_first(found, shape, groups)
+            found = quantized_points(flat[0], flat[1:], coordinates, scheme, rows, length, seed, stream)
+        else:
+            nowhere = flat.new_zeros(1, 1)
+            still = torch.zeros_like(flat[:1])
+            each = [quantized_points(one, still, nowhere, scheme, rows, length, seed, stream) for one in flat]
+            found = torch.cat(each)
+        return contraction_first(found.view(-1, rows, length), shape, groups)
 
     return rounded

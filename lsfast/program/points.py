@@ -14,20 +14,22 @@ from lsfast._native import ops, register_fake
 def parameter_points(theta: Tensor, directions: Tensor, coordinates: Tensor, out: Tensor | None = None) -> Tensor:
     r"""Return the points :math:`\theta + \sum_k c_{ik} d_k`, one for each row of `coordinates`.
 
-    Summed in the order k = 0, 1, ..., each product and sum rounded to the dtype, so a coordinate of 0 adds exactly
-    nothing (a finite direction times 0 is 0) and the bits are the same on every device.
+    Summed in the order k = 0, 1, ..., each product and sum rounded to the dtype (the 16-bit types are computed in
+    float32 and rounded once), so a coordinate of 0 adds exactly nothing (a finite direction times 0 is 0) and the bits
+    are the same on every device.
 
     Parameters
     ----------
     theta
-        [n], float32 or float64.
+        [n], float32, float64, bfloat16 or float16.
     directions
         [d, n] with d >= 1, in the dtype and on the device of theta.
     coordinates
         [g, d], the same.
     out
-        [g, n], contiguous: written to and returned. It has no derivative. A large result in fresh memory costs several
-        times the arithmetic; who forms points again and again passes the same `out`.
+        [g, n], contiguous: written to and returned. It has no derivative. Without it the result lies in fresh memory,
+        whose pages the system has yet to give: on a CPU that takes several times as long as the arithmetic where the
+        result is large (tens of MB). Who forms points again and again passes the same `out`.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lsfast.data import tensors_in
 from lsfast.program.batched import call_batched
-from lsfast.program.batched.in_place import write_over
+from lsfast.program.batched.in_place import activated, write_over
 from lsfast.program.batched.table import Many
 from lsfast.program.graph import Slot, Step
 
@@ -55,13 +55,25 @@ class Memory:
     def __init__(self) -> None:
         self.own: set[int] = set()
 
-    def run(self, step: Step, arguments: tuple[Any, ...], many: Many, last: tuple[int, ...], shape: list[int]) -> Any:
+    def run(
+        self,
+        step: Step,
+        arguments: tuple[Any, ...],
+        many: Many,
+        last: tuple[int, ...],
+        shape: list[int],
+        activation: str | None,
+    ) -> Any:
         """Return the result of a step, in the memory of an argument where that is free.
 
-        `last` are the slots that no later step reads, `shape` is that of the result, if it is one tensor.
+        `last` are the slots that no later step reads, `shape` is that of the result, if it is one tensor, `activation`
+        that of the result, if the step has one.
         """
         if isinstance(step.results, int):
             spare = tuple(isinstance(a, Slot) and a.index in last and a.index in self.own for a in step.arguments)
+            if activation is not None:
+                self.own.add(step.results)
+                return activated(step.operation, arguments, many, spare, shape, activation)
             over = write_over(step.operation, arguments, many, spare, shape)
             if over is not None:
                 self.own.add(step.results)

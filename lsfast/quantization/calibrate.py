@@ -21,8 +21,9 @@ from lsfast.formats import scheme as scheme_of
 from lsfast.objective import Objective
 from lsfast.quantization.calibration import METHODS, Calibration
 from lsfast.quantization.fake_quantize import fake_quantize
-from lsfast.quantization.hadamard import hadamard, hadamard_signs
+from lsfast.quantization.hadamard import hadamard
 from lsfast.quantization.operators import has_tensor_amax
+from lsfast.scheme_numbers import hadamard_signs
 
 BINS = 1 << 16  # of the histogram of magnitudes; bin b holds bits in ((b - 1) 2^15, b 2^15], so zero has its own
 _DROPPED = 15  # low mantissa bits that a bin does not tell apart

@@ -11,8 +11,9 @@ from lsfast import checks
 from lsfast._native import ops, register_fake
 from lsfast.formats import QuantScheme
 from lsfast.quantization.hadamard import transformed
-from lsfast.quantization.operators import checked, given_amax, scheme_numbers
+from lsfast.quantization.operators import checked, given_amax
 from lsfast.quantization.statistics import GRANULARITIES, QuantStatistics, statistics_shape
+from lsfast.scheme_numbers import scheme_numbers
 
 
 class _Call(NamedTuple):

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import lsfast._numerics as numerics
 from lsfast import checks
 from lsfast._native import ops, register_fake
-from lsfast.formats import HADAMARD_SIZES
-
-SIZES = HADAMARD_SIZES[1:]
-_FIXED_SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
+from lsfast.scheme_numbers import FIXED_SIGNS, check_hadamard_size, pack_signs, sign_words
 
 
 class _Transform(NamedTuple):
@@ -32,55 +27,6 @@ class _Transform(NamedTuple):
 
     def transposed(self) -> _Transform:
         return self._replace(inverse=not self.inverse)
-
-
-def hadamard_signs(size: int, seed: int | None = None) -> Tensor:
-    """Return the signs of a Hadamard transform, [size] numbers that are 1 or -1.
-
-    Parameters
-    ----------
-    size
-        16, 32, 64 or 128.
-    seed
-        None for the 16 fixed signs, repeated; else the sign of element i is the top bit of word i of Philox4x32-10
-        under the key `seed`, 1 for negative.
-
-    Returns
-    -------
-    Tensor
-        [size] float32, on the CPU.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the size is another, or the seed is no integer in 0 .. 2^63 - 1.
-
-    References
-    ----------
-    Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
-
-    Examples
-    --------
-    >>> lsfast.hadamard_signs(16)[:4]
-    tensor([ 1.,  1.,  1., -1.])
-    """
-    _check_size("hadamard_signs", size)
-    if seed is None:
-        return torch.tensor(_FIXED_SIGNS, dtype=torch.float32).repeat(size // len(_FIXED_SIGNS))
-    checks.seed("hadamard_signs", seed)
-    words = numerics.philox(np.arange(size, dtype=np.uint64), seed)
-    return torch.from_numpy(1 - 2 * (words >> 31).astype(np.float32))
-
-
-def sign_words(signs: Tensor) -> list[int]:
-    """Pack signs, [size] numbers that are 1 or -1, as kernels take them: bit i % 32 of word i // 32 is set for a -1."""
-    return list(_packed(signs.tolist()))
-
-
-def _packed(signs: Sequence[float]) -> tuple[int, ...]:
-    return tuple(
-        sum(1 << i for i, sign in enumerate(signs[first : first + 32]) if sign < 0) for first in range(0, 128, 32)
-    )
 
 
 def hadamard(x: Tensor, size: int = 16, signs: Tensor | None = None, axis: int = -1, inverse: bool = False) -> Tensor:
@@ -128,7 +74,7 @@ def hadamard(x: Tensor, size: int = 16, signs: Tensor | None = None, axis: int =
     checks.floating("hadamard", "x", x)
     if x.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise ValueError(f"hadamard: x must be float32, float64, bfloat16 or float16, got {x.dtype}")
-    _check_size("hadamard", size)
+    check_hadamard_size("hadamard", size)
     axis = checks.axis("hadamard", x, axis)
     length = x.shape[axis] if x.dim() else 1
     if length % size != 0:
@@ -136,12 +82,12 @@ def hadamard(x: Tensor, size: int = 16, signs: Tensor | None = None, axis: int =
     if not isinstance(inverse, bool):
         raise TypeError(f"hadamard: inverse must be True or False, got {inverse!r}")
     if signs is None:
-        return _apply(x, _Transform(axis, size, _packed(_FIXED_SIGNS * (size // len(_FIXED_SIGNS))), inverse))
+        return _apply(x, _Transform(axis, size, pack_signs(FIXED_SIGNS * (size // len(FIXED_SIGNS))), inverse))
     _check_signs(signs, size)
     if not torch.compiler.is_compiling():
         return _apply(x, _Transform(axis, size, tuple(sign_words(signs)), inverse))
     pattern = signs.to(x).repeat(length // size).reshape(length, *[1] * (-axis - 1))
-    plain = _Transform(axis, size, _packed(()), inverse)
+    plain = _Transform(axis, size, pack_signs(()), inverse)
     return _apply(x, plain) * pattern if inverse else _apply(x * pattern, plain)
 
 
@@ -154,13 +100,6 @@ def _apply(x: Tensor, transform: _Transform) -> Tensor:
     function = _Orthogonal if torch.compiler.is_compiling() else _OrthogonalTransformable
     result: Tensor = function.apply(x, transform)  # type: ignore[no-untyped-call]
     return result
-
-
-def _check_size(function: str, size: object) -> None:
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{function}: size must be an integer, got {size!r}")
-    if size not in SIZES:
-        raise ValueError(f"{function}: size must be one of {', '.join(map(str, SIZES))}, got {size}")
 
 
 def _check_signs(signs: object, size: int) -> None:

@@ -10,7 +10,8 @@ from lsfast._native import ops
 from lsfast.formats import QuantScheme
 from lsfast.formats import scheme as scheme_of
 from lsfast.quantization.fake_quantize import fake_quantize
-from lsfast.quantization.operators import checked, scheme_numbers
+from lsfast.quantization.operators import checked
+from lsfast.scheme_numbers import scheme_numbers
 
 _NVFP4_RANGE = 2688.0  # 448 * 6
 

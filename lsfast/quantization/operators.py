@@ -1,52 +1,13 @@
-"""A scheme as the numbers the compiled operators take, and the checks that every function of the room makes."""
+"""The checks that every function of the room makes."""
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch import Tensor
 
 from lsfast import checks
-from lsfast.formats import COMPATS, OVERFLOWS, ROUNDINGS, SPECIALS, QuantScheme, element_format
+from lsfast.formats import QuantScheme
 from lsfast.formats import scheme as scheme_of
-from lsfast.quantization.hadamard import hadamard_signs, sign_words
-
-_RULES = {None: 0, "fp32": 1, "power_of_two": 2, "floor": 5, "ceil": 6, "even": 7, "rceil": 8}  # csrc's ScaleRule
-_ABSMAX, _E4M3 = 3, 4
-_NAMED_BLOCKS = {None: 0, "row": -1, "tensor": -2}
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def scheme_numbers(scheme: QuantScheme) -> list[int]:
-    """Return the numbers of a scheme in the order of csrc/quantization/ops.cpp."""
-    return list(_numbers(scheme))
-
-
-@functools.cache
-def _numbers(scheme: QuantScheme) -> tuple[int, ...]:
-    element = element_format(scheme.element)
-    rule = _E4M3 if scheme.scale == "e4m3" else _ABSMAX if scheme.element == "nf4" else _RULES[scheme.scale_rule]
-    if isinstance(scheme.block, tuple):
-        height, length = scheme.block
-    else:
-        height, length = 1, scheme.block if isinstance(scheme.block, int) else _NAMED_BLOCKS[scheme.block]
-    words = sign_words(hadamard_signs(scheme.hadamard, scheme.hadamard_seed)) if scheme.hadamard else [0, 0, 0, 0]
-    return (
-        element.exponent_bits,
-        element.mantissa_bits,
-        SPECIALS.index(element.special),
-        rule,
-        COMPATS.index(scheme.compat),
-        height,
-        length,
-        int(scheme.tensor_scale),
-        ROUNDINGS.index(scheme.rounding),
-        scheme.random_bits,
-        OVERFLOWS.index(scheme.overflow),
-        scheme.hadamard,
-        *words,
-    )
 
 
 def has_tensor_amax(scheme: QuantScheme) -> bool:

@@ -18,7 +18,8 @@ from lsfast.formats import QuantScheme
 from lsfast.quantization.files import Entry, read_entries, unreadable, write_entries
 from lsfast.quantization.interop import torch_values
 from lsfast.quantization.layout import SCALE_DTYPES, axes_in_order, moved_shape, packed_shapes
-from lsfast.quantization.operators import checked, given_amax, has_tensor_amax, scheme_numbers
+from lsfast.quantization.operators import checked, given_amax, has_tensor_amax
+from lsfast.scheme_numbers import scheme_numbers
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _NVFP4_RANGE = 2688.0  # 448 * 6: the largest scale times the largest element

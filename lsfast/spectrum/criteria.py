@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsfast.spectrum.estimate import Estimate, estimate_number
+from lsfast.estimate import Estimate, estimate_number
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lsfast import checks
+from lsfast.estimate import Estimate, estimate_number, estimate_tensor
 from lsfast.results import read_arrays, write_arrays
 from lsfast.spectrum.criteria import Criteria, criteria_of
-from lsfast.spectrum.estimate import Estimate, estimate_number, estimate_tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

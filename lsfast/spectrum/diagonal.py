@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsfast.spectrum.estimate import Estimate
+from lsfast.estimate import Estimate
 from lsfast.spectrum.products import gram, probe_products, sampled_operator
 
 _GROUPS = 8  # independent estimates of the diagonal whose products are averaged

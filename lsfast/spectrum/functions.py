@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lsfast import checks
-from lsfast.spectrum.estimate import Estimate
+from lsfast.estimate import Estimate
 from lsfast.spectrum.slq import spectral_density
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from lsfast.estimate import Estimate, estimate_number
 from lsfast.spectrum.eigen import eigsh
-from lsfast.spectrum.estimate import Estimate, estimate_number
 from lsfast.spectrum.probes import dots
 from lsfast.spectrum.products import probe_products, sampled_operator
 

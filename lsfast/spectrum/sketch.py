@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lsfast.estimate import Estimate, estimate_number
 from lsfast.operator import LinearOperator
-from lsfast.spectrum.estimate import Estimate, estimate_number
 from lsfast.spectrum.probes import dots
 from lsfast.spectrum.products import finite_products, gram, probe_chunks, probe_products, products_of
 from lsfast.spectrum.recurrence import breakdown_tolerance

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lsfast import checks
+from lsfast.estimate import Estimate, estimate_number
 from lsfast.operator import LinearOperator, aslinearoperator
-from lsfast.spectrum.estimate import Estimate, estimate_number
 from lsfast.spectrum.probes import dots
 from lsfast.spectrum.products import probe_products, sampled_operator
 from lsfast.spectrum.sketch import hutch_plus_plus, xtrace

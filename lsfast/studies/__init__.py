@@ -3,6 +3,8 @@
 from lsfast.studies.checkpoint import quantize_checkpoint
 from lsfast.studies.checkpoint_table import CheckpointTable
 from lsfast.studies.directions import eigen_directions
+from lsfast.studies.grid import grid_report
+from lsfast.studies.grid_table import GridReport
 from lsfast.studies.precision import MEASURES, precision_study
 from lsfast.studies.spectrum import spectrum_report
 from lsfast.studies.spectrum_table import SpectrumReport
@@ -14,10 +16,12 @@ from lsfast.weights import quantizable_parameters
 __all__ = [
     "MEASURES",
     "CheckpointTable",
+    "GridReport",
     "PrecisionTable",
     "SpectrumReport",
     "UserModel",
     "eigen_directions",
+    "grid_report",
     "load_model",
     "precision_study",
     "quantizable_parameters",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,7 @@ from lsfast.objective import Objective
 from lsfast.spectrum import eigsh, parameter_traces, spectral_density
 from lsfast.spectrum.eigen import WHICH
 from lsfast.studies.spectrum_table import SpectrumReport
+from lsfast.studies.timing import timed
 
 if TYPE_CHECKING:
     import os
@@ -95,22 +93,22 @@ def spectrum_report(
         }
     seconds: dict[str, float] = {}
     operator = OPERATORS[kind](objective)
-    with _timed(seconds, "loss and gradient"):
+    with timed(seconds, "loss and gradient"):
         loss = float(objective.loss())
         gradient_norm = float(objective.gradient().double().norm())
-    with _timed(seconds, "spectral density"):
+    with timed(seconds, "spectral density"):
         density = spectral_density(
             operator, probes, steps, seed, progress=progress, **chosen, **files.get("density", {})
         )
     pairs = None
     if eigs:
-        with _timed(seconds, "eigenpairs"):
+        with timed(seconds, "eigenpairs"):
             pairs = eigsh(
                 operator, eigs, which, seed=seed, memory_limit=memory_limit, progress=progress, **files.get("eigs", {})
             )
     by_parameter = {}
     if traces:
-        with _timed(seconds, "traces"):
+        with timed(seconds, "traces"):
             by_parameter = parameter_traces(operator, traces, seed)
     given = {"probes": probes, "steps": steps, "eigs": eigs, "which": which, "traces": traces, "seed": seed}
     described = {
@@ -170,10 +168,3 @@ def _check(
         checks.positive_integer(name, "memory_limit", memory_limit)
     if rtol is not None and not (isinstance(rtol, (int, float)) and 0.0 < rtol < 1.0):
         raise ValueError(f"{name}: rtol must lie between 0 and 1, got {rtol!r}")
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - started

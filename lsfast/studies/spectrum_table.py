@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lsfast.results import read_json, write_json, written_whole
+from lsfast.results import finite, read_json, write_json, written_whole
 from lsfast.spectrum import Eigenpairs, Estimate, SpectralDensity
 from lsfast.studies.table import align
 
@@ -89,8 +88,8 @@ class SpectrumReport:
             "seconds": self.seconds,
             "environment": self.environment,
         }
-        finite: dict[str, Any] = _finite(content)
-        return finite
+        found_finite: dict[str, Any] = finite(content)
+        return found_finite
 
     def to_text(self) -> str:
         """Return the main numbers as aligned text."""
@@ -234,11 +233,3 @@ def _columns(rows: list[list[str]]) -> str:
     """Align rows, the standard errors on their left, where the sign is."""
     width = max(len(row[2]) for row in rows)
     return align([[*row[:2], row[2].ljust(width), *row[3:]] for row in rows])
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,7 @@ import torch
 
 import lsfast
 from lsfast.program.points import parameter_points
+from lsfast.program.quantized_points import quantized_points
 
 pytestmark = pytest.mark.cuda
 
@@ -23,6 +24,19 @@ def test_parameter_points_have_the_bits_of_the_cpu(d, dtype):
     )
     expected = parameter_points(theta, directions, coordinates)
     assert torch.equal(parameter_points(theta.cuda(), directions.cuda(), coordinates.cuda()).cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", lsfast.schemes())
+def test_quantized_points_have_the_bits_of_the_cpu(name, dtype):
+    rounding = "nearest" if name == "fp32" else "stochastic"
+    scheme = lsfast.scheme(name).replace(rounding=rounding)
+    for rows, length, g in ((64, 512, 6), (37, 333, 3), (3, 20000, 1)):
+        n = rows * length
+        inputs = normal(n, dtype=dtype), normal(2, n, dtype=dtype), normal(g, 2, dtype=dtype)
+        expected = quantized_points(*inputs, scheme, rows, length, seed=5)
+        result = quantized_points(*(x.cuda() for x in inputs), scheme, rows, length, seed=5)
+        assert torch.equal(result.cpu(), expected)
 
 
 def test_products_grids_and_eigenvalues_of_a_model_are_those_of_the_cpu():

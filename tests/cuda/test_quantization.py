@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lsfast
-from lsfast.quantization.operators import scheme_numbers
+from lsfast.scheme_numbers import scheme_numbers
 
 pytestmark = pytest.mark.cuda
 

@@ -6,8 +6,8 @@ import torch
 
 import lsfast
 from lsfast.formats import QuantScheme
-from lsfast.quantization.operators import scheme_numbers
 from lsfast.quantization.statistics import GRANULARITIES, statistics_shape
+from lsfast.scheme_numbers import scheme_numbers
 
 from .schedules import assert_same_bits, assert_same_under_schedules
 

@@ -11,13 +11,14 @@ from lsfast._native import ops
 from .schedules import assert_same_bits, assert_same_under_schedules
 
 REAL = [torch.float32, torch.float64]
+FLOATING = [*REAL, torch.bfloat16, torch.float16]
 
 
 def draw(*shape, dtype, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("dtype", FLOATING)
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 @pytest.mark.parametrize("n", [1, 64, 1303])  # 16-byte accesses, and rows that do not allow them
 def test_points_have_the_bits_of_the_cpu(emulated, n, d, dtype):
@@ -26,7 +27,7 @@ def test_points_have_the_bits_of_the_cpu(emulated, n, d, dtype):
     assert_same_bits(result, ops.parameter_points(*inputs))
 
 
-@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("dtype", FLOATING)
 def test_points_from_memory_that_is_not_aligned_have_the_bits_of_the_cpu(emulated, dtype):
     theta, directions, coordinates = draw(65, dtype=dtype)[1:], draw(2, 64, dtype=dtype), draw(3, 2, dtype=dtype)
 

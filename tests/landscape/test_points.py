@@ -143,7 +143,7 @@ def test_bad_arguments_are_named():
         ((theta, directions[:, :4], coordinates), r"directions must have shape \[d, 5\] with d >= 1, got \[2, 4\]"),
         ((theta, directions[:0], coordinates[:, :0]), "with d >= 1"),
         ((theta, directions, coordinates[:, :1]), r"coordinates must have shape \[g, 2\], got \[3, 1\]"),
-        ((theta.long(), directions, coordinates), "theta must be float32 or float64"),
+        ((theta.long(), directions, coordinates), "theta must be float32, float64, bfloat16 or float16"),
         ((theta[None], directions, coordinates), r"theta must have shape \[n\]"),
     ):
         with pytest.raises(RuntimeError, match=f"parameter_points: .*{message}"):

@@ -5,7 +5,7 @@ import torch
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import lsfast
-from lsfast.quantization.operators import scheme_numbers
+from lsfast.scheme_numbers import scheme_numbers
 
 SCHEMES = ["e2m1", "fp8_e4m3", "nvfp4", "mxfp4", "int8", "nf4_g64"]
 

@@ -10,7 +10,7 @@ from torch.func import grad, jvp, vmap
 
 import lsfast
 from lsfast import _numerics
-from lsfast.quantization.hadamard import sign_words
+from lsfast.scheme_numbers import sign_words
 
 SIZES = [16, 32, 64, 128]
 FIXED = [1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1]

@@ -240,7 +240,7 @@ def test_torch_compile_takes_it_whole():
 
 @pytest.mark.parametrize("name", lsfast.schemes())
 def test_operators_pass_opcheck(name):
-    from lsfast.quantization.operators import scheme_numbers
+    from lsfast.scheme_numbers import scheme_numbers
 
     x, numbers = wild(18, 70), scheme_numbers(lsfast.scheme(name))
     torch.library.opcheck(torch.ops.lsfast.quantize.default, (x, None, numbers, 1, 0, 0))

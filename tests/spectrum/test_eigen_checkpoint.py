@@ -4,11 +4,11 @@ import contextlib
 
 import pytest
 import torch
+from killed import assert_survives_kills
 
 import lsfast
 
 from .cases import N, matrix
-from .killed import assert_survives_kills
 
 
 @pytest.mark.parametrize(("block", "kills"), [(1, 10), (3, 10)])

@@ -4,11 +4,11 @@ import os
 
 import pytest
 import torch
+from killed import assert_survives_kills
 
 import lsfast
 
 from .cases import N, matrix, spectra
-from .killed import assert_survives_kills
 
 
 def diagonal_operator(name="outliers", **counted):

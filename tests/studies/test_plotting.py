@@ -1,7 +1,6 @@
 """Figures: written whole, readable with NaN and Inf in them, and without a trace in matplotlib's settings."""
 
 import builtins
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 import lsfast
 from lsfast import plotting
-from lsfast.plotting.grid import _levels
+from lsfast.plotting.grid_scale import levels_and_norm
 
 MATRIX = torch.diag(torch.cat([torch.linspace(-0.5, 0.5, 60), torch.tensor([5.0, 40.0])]).double())
 
@@ -22,7 +21,7 @@ def density():
 
 def grid_of(values):
     values = torch.as_tensor(values, dtype=torch.float64)
-    return SimpleNamespace(values=values, coordinates=tuple(torch.linspace(-1, 1, length) for length in values.shape))
+    return lsfast.LossGrid(values, tuple(torch.linspace(-1, 1, length) for length in values.shape))
 
 
 def bowl(rows=9, columns=7):
@@ -147,7 +146,7 @@ def test_a_grid_is_drawn_with_its_first_axis_horizontal(tmp_path):
     figure = plotting.loss_grid(grid_of(bowl(61, 81)), tmp_path / "g.png", title="t")
     axes = figure.axes[0]
     assert axes.get_aspect() == 1.0
-    lowest = axes.lines[-1]
+    (lowest,) = (line for line in axes.lines if line.get_label().startswith("minimum"))
     assert (lowest.get_xdata()[0], lowest.get_ydata()[0]) == pytest.approx((0.0, 0.0), abs=1e-6)
     (lines,) = [c for c in axes.collections if c.get_facecolor().size == 0]
     # x^2 + 3 y^2: a closed contour is wider along x by the root of 3, up to the width of a cell.
@@ -187,7 +186,7 @@ def test_one_direction_is_a_profile(tmp_path):
 
 @pytest.mark.parametrize("span", [1.5, 4.0, 30.0, 1e3, 1e6, 1e12])
 def test_contour_levels_are_round_within_the_values_and_few(span):
-    levels, _ = _levels(np.ma.masked_invalid(np.linspace(0.013, 0.013 * span, 100)))
+    levels, _ = levels_and_norm(np.ma.masked_invalid(np.linspace(0.013, 0.013 * span, 100)))
     assert 3 <= len(levels) <= 13
     assert (levels > 0.013).all()
     assert (levels < 0.013 * span).all()

@@ -18,6 +18,7 @@ from torch import nn
 import lsfast
 from lsfast import cli, plotting
 from lsfast.checkpoint import Checkpoint
+from lsfast.cli_options import bytes_of
 from lsfast.studies import SpectrumReport, load_model, spectrum, spectrum_report
 
 MODULE = "spectrum_command_user.models"
@@ -391,7 +392,7 @@ def test_a_command_that_does_not_parse_exits_2(arguments, message, capsys):
     [("4096", 4096), ("2GiB", 2**31), ("1.5gib", 3 * 2**29), ("500MB", 5e8), ("3K", 3000), ("2 TiB", 2**41), ("7b", 7)],
 )
 def test_sizes_are_read(text, expected):
-    assert cli._bytes(text) == expected
+    assert bytes_of(text) == expected
 
 
 def test_an_out_that_is_a_file_is_refused_before_the_model_is_made(user, capsys):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from lsfast.program.batched.table import Many, align, as_many, aten, batched, one_by_one
+from lsfast.program.batched.table import Many, align, as_many, aten, batched, one_by_one, sets_of
+from lsfast.program.rules.convolution import memory_format
 from lsfast.program.rules.generic import call_operation
 
 
@@ -61,21 +62,36 @@ def _add_product(operation: OpOverload, arguments: tuple[Any, ...], many: Many) 
 
 @batched("convolution", "conv1d", "conv2d", "conv3d", "conv1d.padding", "conv2d.padding", "conv3d.padding")
 def _convolution(operation: OpOverload, arguments: tuple[Any, ...], many: Many) -> Tensor:
+    """Put kernels side by side over shared images, or take set by set: grouped convolutions are slower than either."""
     x, weight, bias, *options = arguments
     of_x, of_weight, of_bias = many[:3]
     dims = weight.dim() - bool(of_weight) - 2
-    if of_x and not of_weight and not of_bias and x.dim() == dims + 3:
-        y = call_operation(operation, (x.flatten(0, 1), weight, bias, *options))
+    if x.dim() - bool(of_x) != dims + 2:  # a single image
+        return one_by_one(operation, arguments, many)  # type: ignore[no-any-return]
+    memory = memory_format(x, dims) if dims > 1 else torch.contiguous_format
+    if of_x and not of_weight and not of_bias:
+        y = call_operation(operation, (x.flatten(0, 1).contiguous(memory_format=memory), weight, bias, *options))
         return y.unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
     transposed = operation is aten.convolution.default and options[3]
-    groups = options[-1]
-    if not of_x and of_weight and groups == 1 and not transposed and x.dim() == dims + 2:
-        # Kernels of all sets side by side.
+    if not of_x and of_weight and options[-1] == 1 and not transposed:
         g, channels = weight.shape[:2]
         added = None if bias is None else as_many(bias, bool(of_bias), g).reshape(-1)
-        y = call_operation(operation, (x, weight.flatten(0, 1), added, *options))
+        images = x.contiguous(memory_format=memory)
+        y = call_operation(operation, (images, weight.flatten(0, 1), added, *options))
         return y.unflatten(1, (g, channels)).movedim(1, 0)  # type: ignore[no-any-return]
-    return one_by_one(operation, arguments, many)  # type: ignore[no-any-return]
+    results = []
+    for index in range(sets_of(arguments, many)):
+        images, *given = (t[index] if flag else t for t, flag in zip(arguments, many, strict=True))
+        results.append(call_operation(operation, (images.contiguous(memory_format=memory), *given)))
+    if len(results) == 1:
+        return results[0][None]  # type: ignore[no-any-return]
+    shape = (len(results) * len(results[0]), *results[0].shape[1:])
+    together: Tensor = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory).unflatten(
+        0, (len(results), -1)
+    )
+    for part, result in zip(together, results, strict=True):
+        part.copy_(result)
+    return together
 
 
 @batched("scaled_dot_product_attention")

@@ -74,7 +74,7 @@ class Convolution(Rule):
         self.batched = x.dim() == self.dims + 2
         self.trailing = self.trailing_of(kernel, *options)
         self.geometry = self.geometry_of(kernel, *options).of_images()
-        self.format = _memory_format(x, self.dims)
+        self.format = memory_format(x, self.dims)
         images, kernels = self._padded_images(x[None])[0], self._kernels(weight[None])[0]
         y = self.geometry.convolve(images, kernels, bias)
         self.input_shape, self.kernel, self.result_shape = images.shape, kernels.shape[2:], y.shape
@@ -242,8 +242,8 @@ def _each(value: Any, n: int) -> tuple[int, ...]:
     return numbers * n if len(numbers) == 1 else numbers
 
 
-def _memory_format(x: Tensor, dims: int) -> torch.memory_format:
-    """Channels last, except for float32 and float64 on CUDA cores, where the kernels for it are slower."""
+def memory_format(x: Tensor, dims: int) -> torch.memory_format:
+    """Return channels last, but for float32 and float64 on CUDA cores, where the kernels for it are slower."""
     exact = x.dtype in (torch.float32, torch.float64)
     if x.is_cuda and exact and torch.backends.cudnn.conv.fp32_precision != "tf32":  # type: ignore[attr-defined]
         return torch.contiguous_format

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from lsfast import checks
 from lsfast.env import environment
 from lsfast.plotting.style import require_matplotlib
-from lsfast.results import write_text
+from lsfast.results import finite, write_text
 from lsfast.studies.demo.analysis import STAGES, Analysis, analyse, as_dict
 from lsfast.studies.demo.digits import Digits, load_digits
 from lsfast.studies.demo.models import MODELS
@@ -98,7 +97,7 @@ def run_demo(
         "settings": asdict(settings),
     }
     results = facts | {"models": {analysis.name: as_dict(analysis) for analysis in analyses}}
-    write_text(folder / "results.json", json.dumps(_finite(results), indent=1, allow_nan=False))
+    write_text(folder / "results.json", json.dumps(finite(results), indent=1, allow_nan=False))
     write_text(folder / "report.html", html_report(analyses, facts, folder))
     return summary(analyses, folder, time.perf_counter() - started)
 
@@ -151,12 +150,3 @@ def summary(analyses: Sequence[Analysis], folder: Path, seconds: float) -> str:
         "accuracy: on the test images, as trained and with weights in each format; the rest: of the training loss.\n"
         f"{seconds:.0f} s. Report: {folder / 'report.html'}; numbers: {folder / 'results.json'}"
     )
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and Inf, which JSON does not have, by null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
