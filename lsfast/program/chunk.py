@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsfast._native import ops
 from lsfast.data import tensors_in
 from lsfast.program.batched.norms import normalize_channels
 from lsfast.program.capture import data_tensors
 from lsfast.program.moments import Moments, RowMoments
 from lsfast.program.plan import Kind, Plan, affine_rows
 from lsfast.program.point_sets import Points
-from lsfast.program.points import parameter_points
 from lsfast.program.replay import Replays
 from lsfast.program.rules.generic import call_operation
 from lsfast.program.steps import Memory, any_of, dense_order, filled, flags_of, store
@@ -75,6 +75,9 @@ class BatchAtPoints:
         self._values = values
         self._forms: dict[int, tuple[Tensor, Tensor, torch.Size, tuple[int, ...]]] = {}
         self._moments: dict[int, RowMoments] = {}
+        self._many = {
+            place: flags_of(program.steps[place], lambda slot: plan.kinds[slot] != Kind.SHARED) for place in plan.each
+        }
         self._replays = Replays()
         self._loss = None if plan.loss is None else plan.loss()
         self._weights: RowWeights | None = None
@@ -123,7 +126,7 @@ class BatchAtPoints:
 
         for place in plan.each:
             step = plan.program.steps[place]
-            many = flags_of(step, lambda slot: plan.kinds[slot] != Kind.SHARED)
+            many = self._many[place]
             if place in plan.statistics:
                 statistics = yield self._moments_of(step.arguments[0].index, value, g, coordinates)
                 arguments = tuple(filled(argument, value) for argument in step.arguments)
@@ -170,7 +173,9 @@ class BatchAtPoints:
             self._forms[slot] = (flat[0], flat[1:], torch.Size(shape), back)
         origin, directions, shape, back = self._forms[slot]
         points = origin.new_empty(len(coordinates), len(origin))
-        return parameter_points(origin, directions, coordinates, out=points).view(-1, *shape).permute(0, *back)
+        ops.parameter_points_out(origin, directions, coordinates, points)
+        found = points.view(-1, *shape)
+        return found if back == tuple(range(1, 1 + len(back))) else found.permute(0, *back)
 
     def _end(self, value: Callable[[int], Any], g: int) -> BatchLoss:
         plan, program = self.plan, self.plan.program

@@ -84,7 +84,7 @@ class Memory:
 
     def _note(self, step: Step, arguments: tuple[Any, ...], result: Any) -> None:
         """Note whose memory is its own: that of a result alone; not that of an argument with a result that views it."""
-        places = [x.untyped_storage().data_ptr() for x in tensors_in(arguments)]
+        places = {x.untyped_storage().data_ptr() for x in tensors_in(arguments)}
         slots = step.results if isinstance(step.results, tuple) else (step.results,)
         parts: list[Tensor] = list(result) if isinstance(step.results, tuple) else [result]
         at = [part.untyped_storage().data_ptr() for part in parts]
