@@ -22,7 +22,6 @@ from torch.func import functional_call
 from lsfast import checks
 from lsfast.data import batches, call_arguments, check_data, check_device, denominator_of, subsample, tensors_in
 from lsfast.formats import QuantScheme
-from lsfast.formats import scheme as scheme_of
 from lsfast.program import autograd
 from lsfast.program.autograd import batch_gradient
 from lsfast.program.evaluation import evaluate_points
@@ -30,7 +29,7 @@ from lsfast.program.explain import Explanation, explain
 from lsfast.program.graph import Program
 from lsfast.program.linearization import Linearization, program_of
 from lsfast.program.memory import free_memory
-from lsfast.program.point_sets import Points, chosen_points, points_along
+from lsfast.program.point_sets import points_of
 from lsfast.program.precision import PRECISIONS
 
 Metric = Callable[[Any, Any], Any]
@@ -319,7 +318,7 @@ class Objective:
             If points or coordinates are none, do not fit the parameters in shape, dtype or device, or the engine cannot
             do what is asked for: statistics of batch norms without a captured program, metrics without one output.
         """
-        where = self._where(origin, directions, coordinates, points, scheme, seed, buffers)
+        where = points_of(self, origin, directions, coordinates, points, scheme, seed, buffers)
         checks.one_of("evaluate", "batch_norm", batch_norm, ("eval", "recompute"))
         if points_at_once is not None:
             checks.positive_integer("evaluate", "points_at_once", points_at_once)
@@ -406,42 +405,6 @@ class Objective:
         if total is None:
             raise ValueError("Objective: data must count more than zero targets, got none")
         return total if self.reduction == "sum" else total.div_(counted)
-
-    def _where(
-        self,
-        origin: Tensor | None,
-        directions: Tensor | None,
-        coordinates: Tensor | None,
-        points: Tensor | None,
-        scheme: str | QuantScheme | None,
-        seed: int | None,
-        buffers: Mapping[str, Tensor] | None,
-    ) -> Points:
-        """Check the arguments of `evaluate` that say where, and part them by name."""
-        if (points is None) == (directions is None or coordinates is None):
-            raise ValueError("evaluate: give either points, or both directions and coordinates")
-        if points is not None:
-            checks.like("evaluate", "points", points, self.dtype, self.device)
-            if points.dim() != 2 or points.shape[1] != self.n or len(points) == 0:
-                raise ValueError(f"evaluate: points must have shape [g, {self.n}], got {list(points.shape)}")
-            where = chosen_points(self, points.detach())
-        else:
-            assert directions is not None
-            assert coordinates is not None
-            start = self.parameters if origin is None else origin
-            columns_of = (("directions", directions, self.n), ("coordinates", coordinates, len(directions)))
-            for name, tensor, columns in columns_of:
-                checks.like("evaluate", name, tensor, self.dtype, self.device)
-                if tensor.dim() != 2 or tensor.shape[1] != columns or len(tensor) == 0:
-                    raise ValueError(f"evaluate: {name} must have shape [.., {columns}], got {list(tensor.shape)}")
-            checks.like("evaluate", "origin", start, self.dtype, self.device)
-            if start.shape != (self.n,):
-                raise ValueError(f"evaluate: origin must have shape [{self.n}], got {list(start.shape)}")
-            where = points_along(self, start.detach(), directions.detach(), coordinates.detach())
-        where.move_buffers(self.model, buffers or {})
-        if scheme is not None:
-            where.round_weights(self, scheme_of(scheme), seed)
-        return where
 
     def _check_first_batch(self) -> None:
         with self.undisturbed(), torch.no_grad():

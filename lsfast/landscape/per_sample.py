@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lsfast.data import batches
 from lsfast.objective import Objective
-from lsfast.program.autograd import _differentiable, batch_gradient
+from lsfast.program.autograd import batch_gradient, differentiable
 
 _VECTORS = 6  # of [n] for a row at once: its gradient, its step, its point, its parameters and what they are made with
 _MOST_ROWS = 256
@@ -52,7 +52,7 @@ class Rows:
             outputs = self.objective.outputs(self.objective.unflatten(at), inputs)
             return self.objective.batch_loss(outputs, targets)
 
-        with torch.no_grad(), _differentiable():  # the fused kernels of attention have no rule for rows either
+        with torch.no_grad(), differentiable():  # the fused kernels of attention have no rule for rows either
             found = _each(loss, [points, *self.leaves] if own else self.leaves).double()
         decay = self.objective.weight_decay
         return found + 0.5 * decay * points.double().square().sum(-1) if decay else found

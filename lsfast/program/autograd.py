@@ -55,13 +55,13 @@ def batch_gradient(
     objective: Objective, parameters: Tensor, inputs: Any, targets: Any, buffers: Mapping[str, Tensor] | None = None
 ) -> Tensor:
     """Return the gradient [n] of the loss of one batch, with buffers by name in place of the model's."""
-    with _differentiable():
+    with differentiable():
         gradient: Tensor = grad(_loss_of(objective, inputs, targets, buffers))(parameters)
     return gradient.detach()
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def differentiable() -> Iterator[None]:
     """Attention by its formula: the fused kernels have no second derivative, those of modules in eval mode no first."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -149,7 +149,7 @@ class Linearization:
     def jvp(self, rows: Tensor, flat: bool = False) -> Tensor:
         """Return the tangents of the outputs [k, *outputs], batches along axis 1; flat [k, outputs]."""
         objective, found = self._objective, []
-        with objective.undisturbed(), _differentiable():
+        with objective.undisturbed(), differentiable():
             for inputs, _ in batches(objective.data):
                 outputs = _outputs_of(objective, inputs)
                 tangents = _in_slices(rows, partial(self._pushed, outputs))
@@ -159,7 +159,7 @@ class Linearization:
     def vjp(self, cotangents: Tensor, flat: bool = False) -> Tensor:
         """Return J^T u [k, n] for each cotangent u of [k, *outputs], batches along axis 1; or flat."""
         total, first = cotangents.new_zeros(len(cotangents), self._objective.n), 0
-        with self._objective.undisturbed(), _differentiable():
+        with self._objective.undisturbed(), differentiable():
             for inputs, _ in batches(self._objective.data):
                 value, pull = vjp(_outputs_of(self._objective, inputs), self.parameters)[:2]
                 size = value.numel() if flat else len(value)
@@ -174,7 +174,7 @@ class Linearization:
         return total
 
     def _over_batches(self, rows: Tensor, product: Callable[[Any, Any], Tensor]) -> Tensor:
-        with _differentiable():
+        with differentiable():
             total = self._objective.over_batches(product)
         return total.add_(rows, alpha=self._objective.weight_decay)
 

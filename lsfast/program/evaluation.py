@@ -105,9 +105,14 @@ class Evaluator:
                     moving[slot] = Kind.AFFINE
             rows = next((x.shape[0] for x in tensors_in(targets) if x.dim() > 0), 1)
             whole = program if self.recompute else folded(program)
+            coordinates = self.points.coordinates
+            carry = coordinates is not None and coordinates.shape[1] <= _MOST_DIRECTIONS
             if self.metrics and whole.outputs is None:
                 raise ValueError("evaluate: metrics need one tensor that the loss is given; pass output= to Objective")
-            self._plans[id(program)] = (program, make_plan(whole, moving, rows, self.recompute, bool(self.metrics)))
+            self._plans[id(program)] = (
+                program,
+                make_plan(whole, moving, rows, self.recompute, bool(self.metrics), carry),
+            )
         return self._plans[id(program)][1]
 
     def points_at_once(self) -> int:
@@ -176,6 +181,7 @@ class Evaluator:
 
 
 _WORTH_A_CAPTURE = 4  # points
+_MOST_DIRECTIONS = 8  # of more, products of the first layer with each cost more than those of the points
 _MOST = 256
 _BLOCK = {"cpu": 8 << 20, "cuda": 256 << 20}  # bytes of the largest value of a chunk
 _SMALLER_APART = 32  # where points are taken one by one inside, a chunk only shares the overhead of the other steps

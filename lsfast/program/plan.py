@@ -105,7 +105,9 @@ class Plan:
         return max(peak, ends) * itemsize, max(largest, ends) * itemsize
 
 
-def make_plan(program: Program, moving: Mapping[int, Kind], rows: int, recompute: bool, outputs: bool) -> Plan:
+def make_plan(
+    program: Program, moving: Mapping[int, Kind], rows: int, recompute: bool, outputs: bool, carry: bool
+) -> Plan:
     """Plan the evaluation of a program.
 
     Parameters
@@ -120,6 +122,8 @@ def make_plan(program: Program, moving: Mapping[int, Kind], rows: int, recompute
         Batch norms take their statistics from the data at each point.
     outputs
         The outputs are wanted beside the loss.
+    carry
+        What is linear in the parameters is affine too; else the parameters alone are.
     """
     kinds = [Kind.SHARED] * program.slots
     for slot, kind in moving.items():
@@ -135,7 +139,7 @@ def make_plan(program: Program, moving: Mapping[int, Kind], rows: int, recompute
         own = recompute and step.operation is aten.batch_norm.default and not step.arguments[5]
         if own and step.arguments[3] is not None:
             statistics.add(place)
-        kind = Kind.MANY if place in statistics else _kind(step, kinds)
+        kind = Kind.MANY if place in statistics else _kind(step, kinds, carry)
         if loss is not None and place == loss_place:
             continue
         for slot in step.written():
@@ -248,11 +252,13 @@ _MULTILINEAR: dict[Any, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-def _kind(step: Step, kinds: list[Kind]) -> Kind:
+def _kind(step: Step, kinds: list[Kind], carry: bool) -> Kind:
     reads = [kinds[slot] for slot, _ in step.read()]
     most = max(reads, default=Kind.SHARED)
     if most != Kind.AFFINE:
         return most
+    if not carry:
+        return Kind.MANY
     moving = [
         place
         for place, argument in enumerate(step.arguments)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lsfast import checks
 from lsfast.formats import QuantScheme
+from lsfast.formats import scheme as scheme_of
 from lsfast.program.points import parameter_points
 from lsfast.program.quantized_points import quantized_points
 from lsfast.weights import contraction_first, contraction_last, quantizable_parameters, transposed_groups
@@ -122,7 +123,41 @@ def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     ).sum()
 
 
-_MOST_DIRECTIONS = 8  # more are not carried through the first layer: a product of its own for each costs too much
+def points_of(
+    objective: Objective,
+    origin: Tensor | None,
+    directions: Tensor | None,
+    coordinates: Tensor | None,
+    points: Tensor | None,
+    scheme: str | QuantScheme | None,
+    seed: int | None,
+    buffers: Mapping[str, Tensor] | None,
+) -> Points:
+    """Check the arguments of `Objective.evaluate` that say where, and part them by name."""
+    if (points is None) == (directions is None or coordinates is None):
+        raise ValueError("evaluate: give either points, or both directions and coordinates")
+    if points is not None:
+        checks.like("evaluate", "points", points, objective.dtype, objective.device)
+        if points.dim() != 2 or points.shape[1] != objective.n or len(points) == 0:
+            raise ValueError(f"evaluate: points must have shape [g, {objective.n}], got {list(points.shape)}")
+        where = chosen_points(objective, points.detach())
+    else:
+        assert directions is not None
+        assert coordinates is not None
+        start = objective.parameters if origin is None else origin
+        columns_of = (("directions", directions, objective.n), ("coordinates", coordinates, len(directions)))
+        for name, tensor, columns in columns_of:
+            checks.like("evaluate", name, tensor, objective.dtype, objective.device)
+            if tensor.dim() != 2 or tensor.shape[1] != columns or len(tensor) == 0:
+                raise ValueError(f"evaluate: {name} must have shape [.., {columns}], got {list(tensor.shape)}")
+        checks.like("evaluate", "origin", start, objective.dtype, objective.device)
+        if start.shape != (objective.n,):
+            raise ValueError(f"evaluate: origin must have shape [{objective.n}], got {list(start.shape)}")
+        where = points_along(objective, start.detach(), directions.detach(), coordinates.detach())
+    where.move_buffers(objective.model, buffers or {})
+    if scheme is not None:
+        where.round_weights(objective, scheme_of(scheme), seed)
+    return where
 
 
 def points_along(objective: Objective, origin: Tensor, directions: Tensor, coordinates: Tensor) -> Points:

@@ -71,6 +71,12 @@ def test_parameters_that_no_direction_moves_are_shared(name):
         assert_same(together.evaluate(**where), one_by_one.evaluate(**where), 1e-13)
 
 
+def test_many_directions_are_not_carried_through_the_first_layer_and_give_the_same():
+    together, one_by_one = both(problem("cnn"))
+    where = around(together, d=9)
+    assert_same(together.evaluate(**where), one_by_one.evaluate(**where), 1e-13)
+
+
 @pytest.mark.parametrize(("inputs", "reduction"), [("rows", "sum"), ("sequences", "mean")])
 def test_losses_and_their_errors_do_not_depend_on_the_batches(inputs, reduction):
     for loss in LOSSES:
