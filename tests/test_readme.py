@@ -56,25 +56,27 @@ def test_the_quantize_command_prints_what_is_shown(run_python, tmp_path):
     assert (tmp_path / "result" / "error.png").stat().st_size > 0
 
 
-def test_the_spectrum_command_prints_what_is_shown(run_python, tmp_path):
-    shown = re.search(r"```\n\$ lsfast (spectrum .*?)\n(.*?)```", README, re.DOTALL)
+def shown_and_printed(name, run_python, folder):
+    """What the README shows of a command on its experiment.py, and what it prints."""
+    shown = re.search(rf"```\n\$ lsfast ({name} .*?)\n(.*?)```", README, re.DOTALL)
     program = re.search(r"```python\n(import torch\nfrom sklearn.*?)```", README, re.DOTALL)[1]
-    (tmp_path / "experiment.py").write_text(program)
+    (folder / "experiment.py").write_text(program)
     command = f"from lsfast.cli import main\nmain({shown[1].split()})"
-    printed = run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{command}")
+    printed = run_python(f"import os\nos.chdir({str(folder)!r})\n{command}")
     number = r"-?\d+\.?\d*(?:e-?\d+)?"
     assert re.sub(number, "#", printed).split() == re.sub(number, "#", shown[2]).split()
+    return re.findall(number, shown[2]), re.findall(number, printed)
+
+
+def test_the_spectrum_command_prints_what_is_shown(run_python, tmp_path):
+    shown, printed = shown_and_printed("spectrum", run_python, tmp_path)
     # Another processor trains to slightly other weights; the last column of the eigenvalues, residuals, is rounding.
-    pairs = zip(re.findall(number, printed), re.findall(number, shown[2]), strict=True)
+    pairs = zip(printed, shown, strict=True)
     assert all(math.isclose(float(a), float(b), rel_tol=0.1) for a, b in pairs if not re.search("e-0[5-9]", b))
     assert (tmp_path / "result" / "density.png").stat().st_size > 0
 
 
 def test_the_grid_command_prints_what_is_shown(run_python, tmp_path):
-    shown = re.search(r"```\n\$ lsfast (grid .*?)\n(.*?)```", README, re.DOTALL)
-    program = re.search(r"```python\n(import torch\nfrom sklearn.*?)```", README, re.DOTALL)[1]
-    (tmp_path / "experiment.py").write_text(program)
-    command = f"from lsfast.cli import main\nmain({shown[1].split()})"
-    printed = run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{command}")
-    number = r"-?\d+\.?\d*(?:e-?\d+)?"
-    assert re.sub(number, "#", printed).split() == re.sub(number, "#", shown[2]).split()
+    shown, printed = shown_and_printed("grid", run_python, tmp_path)
+    assert math.isclose(float(printed[3]), float(shown[3]), rel_tol=0.1)  # the loss at the origin
+    assert (tmp_path / "surface" / "report.html").stat().st_size > 0

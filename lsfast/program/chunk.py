@@ -17,7 +17,7 @@ from lsfast.program.plan import Kind, Plan, affine_rows
 from lsfast.program.point_sets import Points
 from lsfast.program.replay import Replays
 from lsfast.program.rules.generic import call_operation
-from lsfast.program.steps import Memory, any_of, dense_order, filled, flags_of, store
+from lsfast.program.steps import Memory, any_of, dense_order, filled, flags_of
 from lsfast.program.totals import BatchLoss, RowWeights
 
 Metrics = Mapping[str, Callable[[Any, Any], Any]]
@@ -86,7 +86,7 @@ class BatchAtPoints:
             arguments = tuple(filled(argument, values.__getitem__) for argument in step.arguments)
             many = flags_of(step, lambda slot: plan.kinds[slot] == Kind.AFFINE)
             result = affine_rows(step, arguments, many) if any_of(many) else call_operation(step.operation, arguments)
-            store(step, result, values)
+            step.store(result, values)
 
     def run(self, chunk: slice) -> BatchLoss:
         """Return the loss of the batch at a chunk of points; on a CUDA device by a graph, once its size comes again."""
@@ -135,7 +135,7 @@ class BatchAtPoints:
                 arguments = tuple(filled(argument, value) for argument in step.arguments)
                 shape = [g, *plan.program.shapes[step.results]] if isinstance(step.results, int) else []
                 result = memory.run(step, arguments, many, plan.last[place], shape, plan.activations.get(place))
-            store(step, result, found)
+            step.store(result, found)
             del arguments, result
             for slot in plan.last[place]:
                 found.pop(slot, None)

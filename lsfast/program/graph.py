@@ -51,6 +51,15 @@ class Step:
         """Run the operation itself, for a step that does not depend on the parameters."""
         return call_operation(self.operation, arguments)
 
+    def store(self, result: Any, values: Any) -> None:
+        """Put the result, or those that are read of several, in their slots."""
+        if isinstance(self.results, tuple):
+            for slot, part in zip(self.results, result, strict=True):
+                if slot is not None:
+                    values[slot] = part
+        else:
+            values[self.results] = result
+
     def read(self) -> list[tuple[int, bool]]:
         """Return (slot, active) of every tensor argument."""
         found: list[tuple[int, bool]] = []

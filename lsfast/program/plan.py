@@ -22,8 +22,9 @@ from torch import Tensor
 
 from lsfast.program.batched.in_place import activation_of
 from lsfast.program.batched.losses import RowLosses, row_losses
-from lsfast.program.batched.table import Many, aten, call_batched, overloads
+from lsfast.program.batched.table import Many, aten, call_batched
 from lsfast.program.graph import Program, Slot, Step
+from lsfast.program.rules.linear_maps import overloads
 
 
 class Kind(enum.IntEnum):

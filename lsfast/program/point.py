@@ -78,12 +78,7 @@ class Point:
             if watch is not None:
                 watch(step, "value", result)
             self.rules.append(rule)
-            if isinstance(step.results, tuple):
-                for slot_of, value in zip(step.results, result, strict=True):
-                    if slot_of is not None:
-                        values[slot_of] = value
-            else:
-                values[step.results] = result
+            step.store(result, values)
             del result
             for slot in last[index]:
                 values[slot] = None

@@ -39,16 +39,6 @@ def any_of(flags: Many) -> bool:
     return any(any(flag) if isinstance(flag, tuple) else flag for flag in flags)
 
 
-def store(step: Step, result: Any, values: Any) -> None:
-    """Store the result or results of a step by slot."""
-    if isinstance(step.results, tuple):
-        for slot, part in zip(step.results, result, strict=True):
-            if slot is not None:
-                values[slot] = part
-    else:
-        values[step.results] = result
-
-
 class Memory:
     """Whose memory the values of a chunk are in: what nothing else looks at may be written over."""
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from lsfast.program.activate import DTYPES, activate_
-from lsfast.program.batched.table import Many, align, aten, call_batched, overloads
+from lsfast.program.batched.table import Many, align, aten, call_batched
 from lsfast.program.graph import Step
 from lsfast.program.rules.generic import call_operation
+from lsfast.program.rules.linear_maps import overloads
 
 _UNARY = ("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardtanh", "relu6", "mish", "hardswish")
 _BINARY = ("add", "sub", "mul")

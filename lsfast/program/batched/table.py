@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from lsfast.program.rules.generic import call_operation
+from lsfast.program.rules.linear_maps import overloads
 
 aten = torch.ops.aten
 
@@ -33,17 +34,6 @@ def batched(*names: str) -> Callable[[_Entry], _Entry]:
         return entry
 
     return register
-
-
-def overloads(*names: str) -> list[OpOverload]:
-    """Return the ATen operations of these names that this version of torch has."""
-    found = []
-    for name in names:
-        packet, _, overload = name.partition(".")
-        operation = getattr(getattr(aten, packet, None), overload or "default", None)
-        if operation is not None:
-            found.append(operation)
-    return found
 
 
 def call_batched(operation: OpOverload, arguments: tuple[Any, ...], many: Many) -> Any:

@@ -314,7 +314,7 @@ def _enter(make: type[LinearMap] | type[Replaced], *operations: OpOverload) -> N
         register_rule(operation, lambda active, operation=operation: make(operation, active))  # type: ignore[misc]
 
 
-def _overloads(*names: str) -> list[OpOverload]:
+def overloads(*names: str) -> list[OpOverload]:
     """Return the operations of the given names that this version of torch has."""
     found = []
     for name in names:
@@ -327,28 +327,28 @@ def _overloads(*names: str) -> list[OpOverload]:
 
 _enter(
     Reshape,
-    *_overloads("view", "reshape", "_unsafe_view", "flatten.using_ints", "unflatten.int", "squeeze"),
-    *_overloads("squeeze.dim", "squeeze.dims", "unsqueeze", "contiguous", "clone", "alias", "view_as", "reshape_as"),
-    *_overloads("_to_copy", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as", "float", "double"),
-    *_overloads("_reshape_alias", "view_copy", "ravel", "atleast_1d", "positive", "lift_fresh", "lift"),
+    *overloads("view", "reshape", "_unsafe_view", "flatten.using_ints", "unflatten.int", "squeeze"),
+    *overloads("squeeze.dim", "squeeze.dims", "unsqueeze", "contiguous", "clone", "alias", "view_as", "reshape_as"),
+    *overloads("_to_copy", "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as", "float", "double"),
+    *overloads("_reshape_alias", "view_copy", "ravel", "atleast_1d", "positive", "lift_fresh", "lift"),
 )
 _PERMUTATIONS = {"transpose", "permute", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "mT", "numpy_T"}
 _PERMUTATIONS |= {"adjoint", "matrix_H", "transpose_copy", "permute_copy"}
 _enter(
     Permutation,
-    *_overloads("transpose.int", "permute", "t", "movedim.int", "movedim.intlist", "moveaxis.int", "moveaxis.intlist"),
-    *_overloads("swapaxes", "swapdims", "mT", "numpy_T", "adjoint", "matrix_H"),
+    *overloads("transpose.int", "permute", "t", "movedim.int", "movedim.intlist", "moveaxis.int", "moveaxis.intlist"),
+    *overloads("swapaxes", "swapdims", "mT", "numpy_T", "adjoint", "matrix_H"),
 )
-_enter(Expand, *_overloads("expand", "expand_as", "broadcast_to"))
-_enter(Repeat, *_overloads("repeat", "tile"))
-_enter(RepeatInterleave, *_overloads("repeat_interleave.self_int"))
-_enter(Slice, *_overloads("slice.Tensor"))
-_enter(Narrow, *_overloads("narrow"))
-_enter(Select, *_overloads("select.int"))
-_enter(Diagonal, *_overloads("diagonal"))
-_enter(Split, *_overloads("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "unbind.int"))
-_enter(Sum, *_overloads("sum", "sum.dim_IntList", "mean", "mean.dim"))
-_enter(Replaced, *_overloads("select_scatter", "slice_scatter"))
+_enter(Expand, *overloads("expand", "expand_as", "broadcast_to"))
+_enter(Repeat, *overloads("repeat", "tile"))
+_enter(RepeatInterleave, *overloads("repeat_interleave.self_int"))
+_enter(Slice, *overloads("slice.Tensor"))
+_enter(Narrow, *overloads("narrow"))
+_enter(Select, *overloads("select.int"))
+_enter(Diagonal, *overloads("diagonal"))
+_enter(Split, *overloads("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "unbind.int"))
+_enter(Sum, *overloads("sum", "sum.dim_IntList", "mean", "mean.dim"))
+_enter(Replaced, *overloads("select_scatter", "slice_scatter"))
 register_rule(aten.cat.default, Join)
 register_rule(aten.concat.default, Join)
 register_rule(aten.stack.default, Stack)
