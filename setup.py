@@ -66,7 +66,7 @@ def with_cuda() -> bool:
 def operators(cuda: bool):
     """Return the extension module `lsfast._C`."""
     debug = os.environ.get("DEBUG") == "1"
-    optimize = ["-O0", "-g"] if debug else ["-O3"]
+    optimize = ["-O0", "-g"] if debug else ["-O3", "-g0"]  # Python's own flags have -g: a third of the time to build
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)]
     sources = sorted(glob.glob("csrc/*/*ops.cpp") + glob.glob("csrc/platform/*.cpp"))
     sources.remove("csrc/platform/numerics_module.cpp")
