@@ -21,6 +21,7 @@ _BINARY = ("add", "sub", "mul")
 _counterparts: dict[OpOverload, OpOverload] = {
     operation: getattr(aten, name + "_").default for name in _UNARY for operation in overloads(name)
 } | {getattr(aten, name).Tensor: getattr(aten, name + "_").Tensor for name in _BINARY}
+_FASTER_ALONE = ("relu", "gelu_tanh")  # than torch's in place; the others are with a summand
 _COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
 
 
@@ -35,7 +36,7 @@ def write_over(
     if inner is None:
         return None
     name = _activation(operation, arguments)
-    if name is not None and spare[0]:
+    if name in _FASTER_ALONE and spare[0]:
         found = _in_order(arguments[0], None, name)
         if found is not None:
             return found
@@ -85,7 +86,8 @@ def activated(
     activation: str,
 ) -> Tensor:
     """Return the activation of a linear layer or a sum, [*shape], in memory of its own or of an argument to spare."""
-    if operation is aten.linear.default and (many[0] or many[1]) and len(shape) > 2:
+    fused = (activation, arguments[0].dtype) != ("gelu", torch.float64)  # of which torch's is twice as fast
+    if fused and operation is aten.linear.default and (many[0] or many[1]) and len(shape) > 2:
         x, weight, bias = arguments
         y: Tensor = call_batched(operation, (x, weight, None), (many[0], many[1], False))
         if y.dtype in DTYPES and y.is_contiguous():
@@ -93,7 +95,8 @@ def activated(
             added = None if bias is None else bias if many[2] else bias[None]
             activate_(rows, None if added is None else added.contiguous(), activation)
             return y
-    if operation is aten.add.Tensor and arguments[0].shape == arguments[1].shape and list(arguments[0].shape) == shape:
+    sums = operation is aten.add.Tensor and arguments[0].shape == arguments[1].shape
+    if fused and sums and list(arguments[0].shape) == shape:
         for place in range(2):
             if spare[place]:
                 found = _in_order(arguments[place], arguments[1 - place], activation)
