@@ -49,9 +49,8 @@ def test_loss_grid(compare, request, device, name):
     assert torch.allclose(ours().values[0], point_by_point(case, directions.vectors, ours().coordinates[0])[0].double(),
                           rtol=1e-4)  # fmt: skip
     operation, size = f"loss grid, {steps} x {steps}", case.size
-    rounds = 5 if steps > 20 else 3
     compare(operation, size, ours, lambda: loss_landscapes(case, directions.vectors, steps), "loss-landscapes",
-            rounds=rounds, warm=1)  # fmt: skip
+            rounds=7, warm=1)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["digits", "small mlp"])
