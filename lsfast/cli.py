@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,29 +142,12 @@ def _objective(options: argparse.Namespace, memory_limit: int | None, captured: 
     objective = made(options.engine)
     if options.engine == "program":
         try:
-            with _without_graphs():
-                objective.explain()
+            objective.explain()
         except CaptureError:
             if captured:
                 raise
             return made("autograd")
     return objective
-
-
-@contextmanager
-def _without_graphs() -> Iterator[None]:
-    """Drop what torch logs and prints of a graph it cannot capture: the error says it in one line."""
-    printed, before = io.StringIO(), logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stderr(printed):
-            yield
-    except CaptureError:
-        printed = io.StringIO()
-        raise
-    finally:
-        logging.disable(before)
-        sys.stderr.write(printed.getvalue())
 
 
 def _folder_of_figures(out: str) -> Path:

@@ -24,6 +24,7 @@ from lsfast.data import batches, call_arguments, check_data, check_device, denom
 from lsfast.formats import QuantScheme
 from lsfast.program import autograd
 from lsfast.program.autograd import batch_gradient
+from lsfast.program.errors import CaptureError
 from lsfast.program.evaluation import evaluate_points
 from lsfast.program.explain import Explanation, explain
 from lsfast.program.graph import Program
@@ -156,7 +157,7 @@ class Objective:
         self.shapes = [parameter.shape for parameter in chosen]
         self.n = sum(parameter.numel() for parameter in chosen)
         self.dtype, self.device = _common(self.names, chosen)
-        self.programs: dict[Any, Program] = {}
+        self.programs: dict[Any, Program | CaptureError] = {}
         self.matmul_precision = matmul_precision
         self.memory_limit = free_memory(self.device) // 2 if memory_limit is None else int(memory_limit)
         self._at: Tensor | None = None

@@ -6,11 +6,14 @@ regions without gradient. What cannot be captured raises `CaptureError`, which n
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any
 
@@ -84,7 +87,7 @@ def capture(
         # With gradients on, so that the model's own no_grad regions are seen.
         # Without the fused modules of inference, which have no derivative.
         torch.backends.mha.set_fastpath_enabled(False)
-        with warnings.catch_warnings(), _no_functions_of_their_own(), torch.enable_grad():
+        with warnings.catch_warnings(), _without_graphs(), _no_functions_of_their_own(), torch.enable_grad():
             warnings.simplefilter("ignore")
             exported = torch.export.export(whole, (inputs, targets), strict=False)
     except CaptureError:
@@ -99,6 +102,19 @@ def capture(
         for module, training in modes:
             module.training = training
     return _Lowering(exported, names, model).program()
+
+
+@contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Drop what torch logs and prints of a graph it cannot capture: the error names the line of the model."""
+    printed, before = io.StringIO(), logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(printed):
+            yield
+        sys.stderr.write(printed.getvalue())
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 from lsfast import checks
 from lsfast.data import batches, plain, tensors_in
 from lsfast.program.capture import capture, data_tensors, signature
+from lsfast.program.errors import CaptureError
 from lsfast.program.graph import Program, Step
 from lsfast.program.loss_hessian import Batch, Middle
 from lsfast.program.point import Layout, Point, Watch
@@ -342,12 +343,21 @@ def _with_outputs(point: Point) -> Point:
 
 
 def program_of(objective: Objective, inputs: Any, targets: Any) -> Program:
-    """Return the program of a batch, captured once for every shape of batch and train/eval mode of the model."""
+    """Return the program of a batch, captured once for every shape of batch and train/eval mode of the model.
+
+    That it cannot be is found once too, and raised again.
+    """
     inputs, targets = plain((inputs, targets))
     modes = tuple(module.training for module in objective.model.modules())
     key = (modes, signature(inputs, targets))
     if key not in objective.programs:
-        objective.programs[key] = capture(
-            objective.model, objective.batch_loss, objective.output, list(objective.names), inputs, targets
-        )
-    return objective.programs[key]
+        try:
+            objective.programs[key] = capture(
+                objective.model, objective.batch_loss, objective.output, list(objective.names), inputs, targets
+            )
+        except CaptureError as error:
+            objective.programs[key] = error
+    found = objective.programs[key]
+    if isinstance(found, CaptureError):
+        raise found.with_traceback(None)
+    return found
